@@ -1,0 +1,7 @@
+"""`python -m helix` is `helix`."""
+
+import sys
+
+from helix.cli import console
+
+sys.exit(console())

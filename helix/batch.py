@@ -1,0 +1,54 @@
+"""Batch: the one noun that crosses every layer, from the loader to the kernel's caller.
+
+Dims: B rows, T tokens of context.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+IGNORED = -100  # target of a position where nothing is to be learned; torch's own convention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Rows of packed documents.
+
+    Attributes:
+        tokens: What the model reads.
+        targets: What it must predict at each position; IGNORED where nothing is to be learned.
+        document_ids: Counts the documents along a row. Neighbouring positions with the same
+            number belong to one document, and nothing may flow between different numbers.
+    """
+
+    tokens: Int64[Tensor, "B T"]
+    targets: Int64[Tensor, "B T"]
+    document_ids: Int64[Tensor, "B T"]
+
+    @property
+    def n_targets(self) -> int:
+        """Count the positions that carry a loss."""
+        return int((self.targets != IGNORED).sum())
+
+    @property
+    def n_rows(self) -> int:
+        """Count the rows."""
+        return self.tokens.shape[0]
+
+    def rows(self, start: int, stop: int) -> "Batch":
+        """Take the rows from `start` up to, not including, `stop`."""
+        return Batch(
+            tokens=self.tokens[start:stop],
+            targets=self.targets[start:stop],
+            document_ids=self.document_ids[start:stop],
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Copy to a device."""
+        return Batch(
+            tokens=self.tokens.to(device, non_blocking=True),
+            targets=self.targets.to(device, non_blocking=True),
+            document_ids=self.document_ids.to(device, non_blocking=True),
+        )

@@ -1,0 +1,125 @@
+"""The command line: each command loads its config and calls one function."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+USER_ERROR = 2
+INTERRUPTED = 130
+SIGNALLED = 128  # a shell's own convention: 128 + the number of the signal
+
+
+def run_demo(arguments: Sequence[str]) -> int:
+    """Text to tokenizer to shards to a trained model to text, on this machine."""
+    from helix.config import split_words
+    from helix.demo import DemoConfig, demo
+
+    return status_of(demo(*split_words(arguments, DemoConfig)))
+
+
+def run_train(arguments: Sequence[str]) -> int:
+    """Train a run, or go on with one: run_dir=... preset=... data.path=... tokenizer.path=..."""
+    from helix.config import load
+    from helix.presets import PRESETS
+    from helix.training.trainer import train
+
+    return status_of(train(load(arguments, PRESETS)))
+
+
+def run_generate(arguments: Sequence[str]) -> int:
+    """Stream text from a run: run_dir=... prompt=... [temperature= top_p= seed= n_tokens=]."""
+    from helix.config import load_options
+    from helix.generate import GenerateConfig, generate
+
+    generate(load_options(GenerateConfig, arguments))
+    return 0
+
+
+def run_plan(arguments: Sequence[str]) -> int:
+    """Say what a preset costs: preset=... [n_gpus= zero_stage= micro_batch_rows= n_context= json=]."""
+    from helix.config import load, split_words
+    from helix.plan import PlanConfig, print_plan
+    from helix.presets import PRESETS
+
+    options, words = split_words(arguments, PlanConfig)
+    print_plan(load(words, PRESETS), options)
+    return 0
+
+
+def run_doctor(arguments: Sequence[str]) -> int:
+    """Say what is installed and which kernels would run here: [json=true]."""
+    from helix.config import load_options
+    from helix.doctor import DoctorConfig, print_findings
+
+    print_findings(load_options(DoctorConfig, arguments))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": run_demo,
+    "train": run_train,
+    "generate": run_generate,
+    "plan": run_plan,
+    "doctor": run_doctor,
+}
+
+
+def status_of(signal_number: int) -> int:
+    """Give the exit status for a run that a signal stopped, 0 for one that ended."""
+    return SIGNALLED + signal_number if signal_number else 0
+
+
+def usage() -> str:
+    """List the commands, each with its one line."""
+    lines = [f"  {name:10} {(run.__doc__ or '').strip()}" for name, run in COMMANDS.items()]
+    return "usage: helix COMMAND key=value ...\n\n" + "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; give its exit status. What a person must mend is told in one line.
+
+    Args:
+        arguments: The words after `helix`. The deepspeed launcher's --local_rank is passed over:
+            the environment says the same.
+    """
+    words = [word for word in arguments if not word.startswith("--local_rank")]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage(), end="")
+        return 0 if words else USER_ERROR
+    name, *rest = words
+    if name not in COMMANDS:
+        print(f"helix: {name}: no such command\n\n{usage()}", file=sys.stderr, end="")
+        return USER_ERROR
+    if any(word in ("-h", "--help") for word in rest):
+        print(f"helix {name}: {COMMANDS[name].__doc__}")
+        return 0
+    try:
+        return COMMANDS[name](rest)
+    except KeyboardInterrupt:
+        print("helix: interrupted; what is on disk is whole", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
+        return USER_ERROR
+    except Exception as error:
+        if not is_users_to_mend(error):
+            raise
+        print(f"helix: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def is_users_to_mend(error: Exception) -> bool:
+    """Tell errors about settings, data, disks and checkpoints from bugs of ours."""
+    from helix.config import ConfigError
+    from helix.data import DataError
+
+    kinds: tuple[type[Exception], ...] = (ConfigError, DataError, OSError)
+    training = sys.modules.get("helix.training.trainer")
+    if training is not None:
+        kinds += (training.TrainingError, training.checkpoint.CheckpointError)
+    return isinstance(error, kinds)
+
+
+def console() -> int:
+    """Run the command line of this process."""
+    return main(sys.argv[1:])

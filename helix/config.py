@@ -1,0 +1,306 @@
+"""RunConfig: all that defines a run, and how it is put together: defaults <- preset <- file <- key=value.
+
+The only file that imports omegaconf.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from helix.data import DataConfig
+from helix.models import HybridConfig
+from helix.tokenizer import TokenizerConfig
+from helix.training.optimizer import OptimizerConfig
+from helix.training.schedule import ScheduleConfig
+
+Precision = Literal["fp32", "bf16"]
+Wandb = Literal["off", "online", "offline"]
+Options = TypeVar("Options")
+
+
+class ConfigError(ValueError):
+    """A setting that a person must change; the message names its path, its value and what is allowed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length, batch, precision and cadence of a run.
+
+    Attributes:
+        n_steps: Optimizer steps of the whole run.
+        batch_rows: Rows of context in one optimizer step, over all ranks.
+        micro_batch_rows: Rows that one rank holds at a time; accumulation follows from it.
+        precision: bf16 keeps fp32 weights, moments and accumulated gradients in the optimizer.
+        deepspeed: Name of a file in ds_configs (zero1, zero2, zero3, zero3_offload, cpu) or a path.
+        clip_norm: Global gradient norm above which gradients are scaled down; 0 never does.
+        validate_every_steps: 0 validates before the first and after the last step only.
+        checkpoint_every_steps: 0 saves after the last step only.
+        keep_checkpoints: How many of the newest checkpoints stay on disk.
+    """
+
+    n_steps: int = 1000
+    batch_rows: int = 8
+    micro_batch_rows: int = 8
+    precision: Precision = "fp32"
+    deepspeed: str = "zero1"
+    clip_norm: float = 1.0
+    validate_every_steps: int = 0
+    validation_rows: int = 16
+    checkpoint_every_steps: int = 0
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch_rows", "micro_batch_rows", "validation_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"training.{name}={getattr(self, name)}: give at least 1")
+        for name in ("validate_every_steps", "checkpoint_every_steps", "clip_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name}={getattr(self, name)}: give 0 or more")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"training.keep_checkpoints={self.keep_checkpoints}: give at least 1")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"training.precision={self.precision!r}: give fp32 or bf16")
+        if self.batch_rows % self.micro_batch_rows:
+            raise ValueError(
+                f"training.batch_rows={self.batch_rows}: must be a multiple of "
+                f"training.micro_batch_rows={self.micro_batch_rows}"
+            )
+
+    def n_accumulations(self, world_size: int) -> int:
+        """Count the micro-batches that each rank runs in one optimizer step."""
+        rows_at_once = self.micro_batch_rows * world_size
+        if self.batch_rows % rows_at_once:
+            raise ConfigError(
+                f"training.batch_rows={self.batch_rows}: must be a multiple of "
+                f"training.micro_batch_rows={self.micro_batch_rows} x {world_size} ranks"
+            )
+        return self.batch_rows // rows_at_once
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsConfig:
+    """Where figures go besides metrics.jsonl, and the peak that utilisation is measured against.
+
+    Attributes:
+        peak_tflops: Dense matrix peak of one device in the run's precision; None looks the
+            device up and leaves MFU out where it is unknown.
+    """
+
+    wandb: Wandb = "off"
+    wandb_project: str = "helix"
+    peak_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.wandb not in get_args(Wandb):
+            raise ValueError(f"metrics.wandb={self.wandb!r}: give off, online or offline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that defines a run.
+
+    Attributes:
+        preset: The preset that this was made from.
+        run_dir: Folder of the run: config, metrics, checkpoints. Not part of what is trained.
+        seed: Of the initialisation, and of the order of documents.
+    """
+
+    preset: str = "hybrid_tiny"
+    run_dir: str = ""
+    seed: int = 0
+    model: HybridConfig = field(default_factory=HybridConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.n_context < 1:
+            raise ValueError(f"data.n_context={self.data.n_context}: give at least 1")
+        self.model.check(self.data.n_context)
+        self.schedule.check(self.training.n_steps)
+
+
+# Settings that may differ between a run folder and the command that goes on with it.
+MAY_CHANGE = (
+    "run_dir",
+    "preset",
+    "metrics",
+    "model.recompute",
+    "model.loss_chunk_rows",
+    "training.micro_batch_rows",
+    "training.deepspeed",
+    "training.validate_every_steps",
+    "training.validation_rows",
+    "training.checkpoint_every_steps",
+    "training.keep_checkpoints",
+)
+
+
+def load(arguments: Sequence[str], presets: Mapping[str, Callable[[], RunConfig]]) -> RunConfig:
+    """Compose a run from a preset, an optional file and key=value words.
+
+    Args:
+        arguments: Words such as preset=hybrid_tiny, config=run.yaml, training.n_steps=100. A
+            run_dir that already holds a config.yaml is the file where config= is not given.
+        presets: The table of presets by name.
+
+    Raises:
+        ConfigError: A key, type or value that does not fit.
+    """
+    words = parse_words(arguments)
+    from_words = _overrides(words, leave_out=("config",))
+    file = words.get("config")
+    if file is None and words.get("run_dir") and saved_path(words["run_dir"]).exists():
+        file = str(saved_path(words["run_dir"]))
+    from_file = _read_yaml(Path(file)) if file else OmegaConf.create({})
+    name = from_words.get("preset") or from_file.get("preset") or RunConfig().preset
+    if name not in presets:
+        raise ConfigError(f"preset={name}: no such preset{suggestion(str(name), presets)}")
+    return compose(presets[name](), from_file, from_words)
+
+
+def load_options(kind: type[Options], arguments: Sequence[str]) -> Options:
+    """Read a command's own options from key=value words; see `load` for errors."""
+    return compose(kind(), _overrides(parse_words(arguments), leave_out=()))
+
+
+def compose(base: Options, *overrides: DictConfig) -> Options:
+    """Merge overrides over a dataclass and check the result; see `load` for errors."""
+    merged = OmegaConf.structured(base)
+    try:
+        for override in overrides:
+            _refuse_unknown(override, base)
+            merged = OmegaConf.merge(merged, override)
+        return OmegaConf.to_object(merged)  # pyright: ignore[reportReturnType]
+    except OmegaConfBaseException as error:
+        path = getattr(error, "full_key", None) or "config"
+        reason = str(getattr(error, "msg", None) or error).splitlines()[0]
+        raise ConfigError(f"{path}: {reason}") from error
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def save(config: Any, path: Path) -> None:
+    """Write a config as YAML that loads to an equal one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
+    partial.replace(path)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Give a config as plain dicts, lists and numbers."""
+    return OmegaConf.to_container(OmegaConf.structured(config))  # pyright: ignore
+
+
+def saved_path(run_dir: str | Path) -> Path:
+    """Say where a run folder keeps its config."""
+    return Path(run_dir) / "config.yaml"
+
+
+def read_saved(run_dir: str | Path, presets: Mapping[str, Callable[[], RunConfig]]) -> RunConfig:
+    """Load the config of a run folder; see `load` for errors."""
+    if not saved_path(run_dir).exists():
+        raise ConfigError(f"run_dir={run_dir}: holds no run (no config.yaml); train one there first")
+    return dataclasses.replace(load([f"run_dir={run_dir}"], presets), run_dir=str(run_dir))
+
+
+def load_file(path: Path, base: Options) -> Options:
+    """Load a config file over a base; see `load` for errors."""
+    return compose(base, _read_yaml(path))
+
+
+def first_difference(config: RunConfig, saved: RunConfig) -> str | None:
+    """Describe the first setting that makes two configs different runs; None where none does."""
+    ours, theirs = flatten(to_dict(config)), flatten(to_dict(saved))
+    for path in sorted(ours.keys() | theirs.keys()):
+        may_change = any(path == p or path.startswith(f"{p}.") for p in MAY_CHANGE)
+        if not may_change and ours.get(path) != theirs.get(path):
+            return f"{path}={ours.get(path)} here, {theirs.get(path)} there"
+    return None
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested dicts as one, keyed by dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def parse_words(arguments: Sequence[str]) -> dict[str, str]:
+    """Split key=value words; the values stay text."""
+    words: dict[str, str] = {}
+    for word in arguments:
+        key, equals, value = word.lstrip("-").partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{word!r}: write settings as key=value, as in training.n_steps=100")
+        if key in words:
+            raise ConfigError(f"{key}: given twice, as {words[key]!r} and {value!r}")
+        words[key] = value
+    return words
+
+
+def suggestion(word: str, allowed: Mapping[str, Any] | Sequence[str]) -> str:
+    """Phrase the nearest allowed names, for the end of an error message."""
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    listed = ", ".join(sorted(allowed))
+    return f"; did you mean {near[0]}? Allowed: {listed}" if near else f"; allowed: {listed}"
+
+
+def _overrides(words: Mapping[str, str], *, leave_out: Sequence[str]) -> DictConfig:
+    dotlist = [f"{key}={value}" for key, value in words.items() if key not in leave_out]
+    try:
+        return OmegaConf.from_dotlist(dotlist)
+    except Exception as error:  # YAML's own errors have no common base with omegaconf's
+        raise ConfigError(f"{' '.join(dotlist)}: {str(error).splitlines()[0]}") from error
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    if not path.is_file():
+        raise ConfigError(f"config={path}: no such file")
+    try:
+        loaded = OmegaConf.load(path)
+    except Exception as error:  # as above
+        raise ConfigError(f"config={path}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"config={path}: expected settings by name, found a list")
+    return loaded
+
+
+def _refuse_unknown(override: DictConfig, base: Any, prefix: str = "") -> None:
+    allowed = [f.name for f in dataclasses.fields(base)]
+    for key in override:
+        if key not in allowed:
+            hint = suggestion(str(key), allowed)
+            raise ConfigError(f"{prefix}{key}: no such setting{hint}")
+        below = getattr(base, str(key))
+        if dataclasses.is_dataclass(below) and isinstance(override[key], DictConfig):
+            _refuse_unknown(override[key], below, f"{prefix}{key}.")
+
+
+def split_words(
+    arguments: Sequence[str], kind: type[Options], *, also: Sequence[str] = ()
+) -> tuple[Options, list[str]]:
+    """Read a command's own options, and give back the words that belong to the run.
+
+    Args:
+        also: Options that are handed on to the run as well.
+    """
+    own = {field.name for field in dataclasses.fields(kind)}  # pyright: ignore
+    words = parse_words(arguments)
+    options = load_options(kind, [f"{k}={v}" for k, v in words.items() if k in own])
+    return options, [f"{k}={v}" for k, v in words.items() if k not in own or k in also]

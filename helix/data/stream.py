@@ -1,0 +1,310 @@
+"""The stream: documents in their order, mixed, packed and shared out to the ranks.
+
+There is one global sequence of rows per (dataset, seed, weights, n_context). Batch k is the next
+`batch_rows` rows of it and a rank reads its share of them, so neither the world size nor a stop
+can change what the model sees. The position in it is a few integers: per source the epoch, the
+place in the epoch's order and the pairs drawn; and the document that the last row cut.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from helix.batch import IGNORED, Batch
+from helix.data.packing import Segment, pack_row, whole_document
+from helix.data.shards import DataError, Dataset, Split, check_weights, document_order
+from helix.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on.
+
+    Attributes:
+        path: Folder of the dataset.
+        n_context: Tokens in a row.
+        weights: Source name to its share of the tokens, in any unit; empty means equal shares.
+        validation_bytes: Text to validate on per source, in UTF-8 bytes; None means all held out.
+    """
+
+    path: str = ""
+    n_context: int = 256
+    weights: dict[str, float] = field(default_factory=dict)
+    validation_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_context < 1:
+            raise ValueError(f"data.n_context={self.n_context}: give at least 1")
+        for name, weight in self.weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"data.weights.{name}={weight}: give a number of at least 0")
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("data.weights: all are 0; give one source more than that")
+        if self.validation_bytes is not None and self.validation_bytes < 1:
+            raise ValueError(
+                f"data.validation_bytes={self.validation_bytes}: give at least 1, or leave it out"
+            )
+
+
+@dataclass
+class Cursor:
+    """Where the stream is in one source.
+
+    Attributes:
+        epoch: Times that all its documents were drawn.
+        position: Documents drawn in this epoch.
+        n_pairs: Pairs drawn since the start, over all epochs.
+    """
+
+    epoch: int = 0
+    position: int = 0
+    n_pairs: int = 0
+
+
+class Mixture:
+    """An endless iterator over whole documents: the next comes from the source furthest behind.
+
+    "Behind" is pairs drawn over weight; the first by name where they are equal.
+    """
+
+    def __init__(self, dataset: Dataset, weights: dict[str, float], seed: int) -> None:
+        self.weights = weights
+        self.seed = seed
+        self.n_ids = {name: dataset.indexes[name].n_ids for name in weights}
+        self.cursors = {name: Cursor() for name in weights}
+        self.orders: dict[str, tuple[int, np.ndarray]] = {}
+
+    def __iter__(self) -> Iterator[Segment]:
+        return self
+
+    def __next__(self) -> Segment:
+        source = min(self.weights, key=self.progress)
+        cursor = self.cursors[source]
+        document = int(self.order(source, cursor.epoch)[cursor.position])
+        segment = whole_document(source, document, int(self.n_ids[source][document]))
+        cursor.n_pairs += segment.n_pairs
+        cursor.position += 1
+        if cursor.position == len(self.n_ids[source]):
+            cursor.epoch, cursor.position = cursor.epoch + 1, 0
+        return segment
+
+    def progress(self, source: str) -> float:
+        """Tell how far a source is, in pairs per weight."""
+        return self.cursors[source].n_pairs / self.weights[source]
+
+    def order(self, source: str, epoch: int) -> np.ndarray:
+        """Give the order of an epoch, kept while the epoch lasts."""
+        if self.orders.get(source, (-1,))[0] != epoch:
+            n_documents = len(self.n_ids[source])
+            order = document_order(n_documents, seed=self.seed, source=source, epoch=epoch)
+            self.orders[source] = (epoch, order)
+        return self.orders[source][1]
+
+
+class Loader:
+    """One rank's batches. `build_loader` makes it.
+
+    Attributes:
+        n_rows_drawn: Rows of the global sequence before the next batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        n_context: int,
+        weights: dict[str, float],
+        batch_rows: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+    ) -> None:
+        self.dataset = dataset
+        self.n_context = n_context
+        self.batch_rows = batch_rows
+        self.share = share_of(batch_rows, rank, world_size)
+        self.reader = RowReader(dataset)
+        self.mixture = Mixture(dataset, weights, seed)
+        self.carry: Segment | None = None
+        self.n_rows_drawn = 0
+
+    def next(self) -> Batch:
+        """Give this rank's rows of the next global batch."""
+        rows = self.next_rows()
+        return self.reader.read_rows(rows[self.share], n_context=self.n_context)
+
+    def next_rows(self) -> list[list[Segment]]:
+        """Draw the rows of the next global batch, without reading a token."""
+        rows = []
+        for _ in range(self.batch_rows):
+            row, self.carry = pack_row(self.mixture, self.carry, n_context=self.n_context)
+            rows.append(row)
+        self.n_rows_drawn += self.batch_rows
+        return rows
+
+    def provenance(self, step: int) -> list[list[Segment]]:
+        """Tell what each row of global batch `step` was made of, all ranks, counted from 0.
+
+        It walks the lengths from the start and reads no token; the loader stays where it is. It
+        holds for a run whose batch_rows never changed.
+        """
+        walker = Loader(
+            self.dataset,
+            n_context=self.n_context,
+            weights=self.mixture.weights,
+            batch_rows=self.batch_rows,
+            rank=0,
+            world_size=1,
+            seed=self.mixture.seed,
+        )
+        for _ in range(step):
+            walker.next_rows()
+        return walker.next_rows()
+
+    def epochs(self) -> dict[str, float]:
+        """Tell how many times each source has been read, to date."""
+        return {
+            name: cursor.epoch + cursor.position / len(self.mixture.n_ids[name])
+            for name, cursor in self.mixture.cursors.items()
+        }
+
+    def identity(self) -> dict[str, str | int | dict[str, float]]:
+        """Name what the global sequence of rows depends on."""
+        return {
+            "data.path": self.dataset.fingerprint,
+            "data.n_context": self.n_context,
+            "data.weights": self.mixture.weights,
+            "seed": self.mixture.seed,
+        }
+
+    def state_dict(self) -> dict:
+        """Give the position, fit for JSON; it knows nothing of ranks or of batch_rows."""
+        carry = self.carry
+        return {
+            "identity": self.identity(),
+            "n_rows_drawn": self.n_rows_drawn,
+            "cursors": {
+                name: [cursor.epoch, cursor.position, cursor.n_pairs]
+                for name, cursor in self.mixture.cursors.items()
+            },
+            "carry": carry and [carry.source, carry.document, carry.first_pair, carry.n_pairs],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go to a position, of whatever world size.
+
+        Raises:
+            DataError: It is a position in other data.
+        """
+        for name, mine in self.identity().items():
+            saved = state["identity"].get(name)
+            if saved != mine:
+                raise DataError(
+                    f"{name}: the checkpoint's position is in other data ({shorten(saved)}, this "
+                    f"run has {shorten(mine)}); resume with what it was trained on, or start the "
+                    "data afresh"
+                )
+        self.n_rows_drawn = state["n_rows_drawn"]
+        self.mixture.cursors = {
+            name: Cursor(*state["cursors"][name]) for name in self.mixture.weights
+        }
+        self.carry = Segment(*state["carry"]) if state["carry"] else None
+
+
+class RowReader:
+    """Reads the tokens of rows, keeping the last document for the row that continues it."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.last: tuple[tuple[str, int], np.ndarray] | None = None
+
+    def read_ids(self, source: str, document: int) -> np.ndarray:
+        """Read one document."""
+        if self.last is None or self.last[0] != (source, document):
+            self.last = (source, document), self.dataset.read(source, document)
+        return self.last[1]
+
+    def read_rows(
+        self, rows: Sequence[list[Segment]], *, n_context: int, padding: int = 0
+    ) -> Batch:
+        """Make a batch of rows; a short row ends in padding, a document with nothing to learn.
+
+        Args:
+            padding: Token of the padding.
+        """
+        tokens = np.full((len(rows), n_context), padding, np.int64)
+        targets = np.full((len(rows), n_context), IGNORED, np.int64)
+        document_ids = np.zeros((len(rows), n_context), np.int64)
+        for row, segments in enumerate(rows):
+            start = 0
+            for number, segment in enumerate(segments):
+                ids = self.read_ids(segment.source, segment.document)
+                first, last = segment.first_pair, segment.first_pair + segment.n_pairs
+                here = slice(start, start + segment.n_pairs)
+                tokens[row, here] = ids[first:last]
+                targets[row, here] = ids[first + 1 : last + 1]
+                document_ids[row, here] = number
+                start += segment.n_pairs
+            document_ids[row, start:] = len(segments)
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            targets=torch.from_numpy(targets),
+            document_ids=torch.from_numpy(document_ids),
+        )
+
+
+def build_loader(
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    *,
+    batch_rows: int,
+    rank: int,
+    world_size: int,
+    seed: int,
+) -> Loader:
+    """Open the training split and stand at its first row.
+
+    Args:
+        batch_rows: Rows of a global batch, over all ranks; a multiple of `world_size`.
+
+    Raises:
+        DataError: The dataset is missing, damaged, made with another tokenizer, or has not the
+            sources that the weights name.
+    """
+    dataset = open_dataset(config, tokenizer, "train")
+    return Loader(
+        dataset,
+        n_context=config.n_context,
+        weights=check_weights(config.weights, dataset.sources),
+        batch_rows=batch_rows,
+        rank=rank,
+        world_size=world_size,
+        seed=seed,
+    )
+
+
+def open_dataset(config: DataConfig, tokenizer: Tokenizer, split: Split) -> Dataset:
+    """Open the dataset of a run and check that it is of the run's tokenizer."""
+    if not config.path:
+        raise DataError("data.path: not given; name the folder that data_tools.make_shards wrote")
+    dataset = Dataset.open(config.path, split=split)
+    dataset.check_tokenizer(tokenizer)
+    return dataset
+
+
+def share_of(batch_rows: int, rank: int, world_size: int) -> slice:
+    """Give a rank's rows of a global batch."""
+    if batch_rows < 1 or batch_rows % world_size:
+        raise ValueError(
+            f"training.batch_rows={batch_rows}: give a multiple of the {world_size} ranks"
+        )
+    n_rows = batch_rows // world_size
+    return slice(rank * n_rows, (rank + 1) * n_rows)
+
+
+def shorten(value: object) -> str:
+    """Cut a fingerprint to what a person compares."""
+    return value[:16] if isinstance(value, str) else str(value)

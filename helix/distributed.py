@@ -1,0 +1,83 @@
+"""Ranks, seeds and sums over ranks; the same calls work in one process without a process group."""
+
+import hashlib
+import os
+import random
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_initialized() -> bool:
+    """Tell whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Give this process's number; 0 without a process group."""
+    return dist.get_rank() if is_initialized() else 0
+
+
+def world_size() -> int:
+    """Count the processes; 1 without a process group."""
+    return dist.get_world_size() if is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Tell whether this is the process that prints and writes what is written once."""
+    return rank() == 0
+
+
+def local_device() -> torch.device:
+    """Give the accelerator of this process, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Add up a small tensor over all ranks; every rank gets the sum."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def max_over_ranks(value: int, *, device: torch.device) -> int:
+    """Give the largest of one integer a rank, so that all ranks decide alike."""
+    if world_size() == 1:
+        return value
+    largest = torch.tensor(value, dtype=torch.int64, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def from_main(text: str | None) -> str | None:
+    """Hand rank 0's text to every rank."""
+    if world_size() == 1:
+        return text
+    held = [text]
+    dist.broadcast_object_list(held, src=0)  # between our own ranks only: nothing foreign is read
+    return held[0]
+
+
+def barrier() -> None:
+    """Wait for all ranks."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def derive_seed(*parts: int | str) -> int:
+    """Hash numbers and names to a 63-bit seed, the same on every machine and rank."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,135 @@
+"""Sampling: prefill, then one token at a time from the carried state; one path for all families.
+
+Dims: B rows (one here), V vocabulary.
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from helix.config import ConfigError, RunConfig, read_saved
+from helix.distributed import local_device
+from helix.models import build_on_meta
+from helix.models.base import LanguageModel
+from helix.presets import PRESETS
+from helix.tokenizer import Tokenizer, load_tokenizer
+from helix.training import checkpoint
+
+PREFILL_TOKENS = 4096  # a prompt is read in pieces of this, so that memory does not grow with it
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Options of `helix generate`.
+
+    Attributes:
+        run_dir: Folder of a run.
+        prompt: Text to go on from; empty begins a document.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_p: Share of probability that may be drawn from, likeliest first.
+        seed: Of the draws.
+        n_tokens: Length at most; a document may end sooner.
+    """
+
+    run_dir: str = ""
+    prompt: str = ""
+    temperature: float = 0.8
+    top_p: float = 0.95
+    seed: int = 0
+    n_tokens: int = 200
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature={self.temperature}: give 0 or more")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}: give a value in (0, 1]")
+        if self.n_tokens < 1:
+            raise ValueError(f"n_tokens={self.n_tokens}: give at least 1")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model with its tokenizer and the config that made it."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    config: RunConfig
+
+
+def load_run(run_dir: str | Path) -> Loaded:
+    """Load the newest intact checkpoint of a run for inference, in float32.
+
+    Raises:
+        ConfigError: The folder holds no run, or no checkpoint yet.
+        CheckpointError: No checkpoint is intact, or it is of another model.
+    """
+    config = read_saved(run_dir, PRESETS)
+    found = checkpoint.newest(run_dir)
+    if found is None:
+        raise ConfigError(f"run_dir={run_dir}: has no checkpoint yet; train it first")
+    model = build_on_meta(config.model).to_empty(device=local_device())
+    model.tie_weights()
+    checkpoint.read_weights(found, model)
+    return Loaded(model.eval(), load_tokenizer(config.tokenizer), config)
+
+
+@torch.no_grad()
+def sample_ids(
+    model: LanguageModel, prompt_ids: list[int], options: GenerateConfig, *, eos_id: int
+) -> Iterator[int]:
+    """Draw token ids one at a time until the document ends or `n_tokens` are drawn.
+
+    Args:
+        prompt_ids: Ids of the prompt, beginning with that of a document's start.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(options.seed)
+    state, logits = None, None
+    for start in range(0, len(prompt_ids), PREFILL_TOKENS):
+        piece = prompt_ids[start : start + PREFILL_TOKENS]
+        logits, state = model.predict(torch.tensor([piece], device=device), state)
+    assert logits is not None, "a prompt has at least the start of the document"
+    for _ in range(options.n_tokens):
+        token = draw(logits[0].cpu(), options, generator)
+        if token == eos_id:
+            return
+        yield token
+        logits, state = model.predict(torch.tensor([[token]], device=device), state)
+
+
+def draw(
+    logits: Float[Tensor, "V"], options: GenerateConfig, generator: torch.Generator
+) -> int:
+    """Draw one token: temperature, then the likeliest tokens that make up top_p.
+
+    Source: Holtzman et al. 2019, arXiv:1904.09751 (nucleus sampling).
+    """
+    if options.temperature == 0:
+        return int(logits.argmax())
+    shares, tokens = (logits / options.temperature).softmax(dim=-1).sort(descending=True)
+    is_kept = shares.cumsum(dim=-1) - shares < options.top_p  # the likeliest always is
+    drawn = torch.multinomial(shares * is_kept, 1, generator=generator)
+    return int(tokens[drawn])
+
+
+def generate_text(loaded: Loaded, options: GenerateConfig) -> Iterator[str]:
+    """Stream a continuation as text, each piece as soon as it is whole characters."""
+    tokenizer = loaded.tokenizer
+    prompt_ids = [tokenizer.bos_id, *tokenizer.encode(options.prompt)]
+    ids = sample_ids(loaded.model, prompt_ids, options, eos_id=tokenizer.eos_id)
+    yield from tokenizer.decode_stream(ids)
+
+
+def generate(options: GenerateConfig) -> None:
+    """Print the prompt and its continuation, streaming."""
+    loaded = load_run(options.run_dir)
+    sys.stdout.write(options.prompt)
+    for piece in generate_text(loaded, options):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")

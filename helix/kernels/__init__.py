@@ -1,0 +1,87 @@
+"""Pure functions on tensors, and the one place where a backend is chosen for each.
+
+Each kernel is told twice: a `*_reference`, the recurrence one step at a time, which is the truth;
+and a form in PyTorch that a CPU trains with, which backends call "reference". An adapter to another
+library is one more entry of its row, before "reference"; its module raises ImportError, with the
+reason, where the library or the device is missing.
+"""
+
+import functools
+import importlib
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+BACKENDS: dict[str, dict[str, str]] = {
+    "ssd": {"reference": "helix.kernels.ssd:ssd_chunked"},
+    "gla": {"reference": "helix.kernels.gla:gla_chunked"},
+    "conv": {"reference": "helix.kernels.conv:causal_conv"},
+    "attention": {"reference": "helix.kernels.attention:attention"},
+    "sparse": {"reference": "helix.kernels.sparse:sparse_blocked"},
+    "cross_entropy": {"reference": "helix.kernels.cross_entropy:linear_cross_entropy"},
+}
+
+# Libraries that could compute a kernel and have no adapter yet: shown by `helix doctor`.
+WITHOUT_ADAPTER: dict[str, tuple[str, ...]] = {
+    "ssd": ("mamba_ssm", "fla"),
+    "gla": ("fla",),
+    "conv": ("causal_conv1d", "fla"),
+    "attention": ("flex",),
+    "sparse": ("flex",),
+    "cross_entropy": ("liger",),
+}
+
+
+class Candidate(NamedTuple):
+    """A backend of a kernel, and whether it can run here."""
+
+    backend: str
+    available: bool
+    reason: str
+
+
+def candidates(name: str) -> list[Candidate]:
+    """List the backends of a kernel in the order in which "auto" tries them."""
+    rows = []
+    for backend, target in BACKENDS[name].items():
+        refusal = _refusal(target)
+        rows.append(Candidate(backend, not refusal, refusal or target))
+    absent = (Candidate(b, False, "no adapter in this release") for b in WITHOUT_ADAPTER[name])
+    return [*rows, *absent]
+
+
+@functools.cache
+def select(name: str, backend: str) -> Callable:
+    """Import the function that computes a kernel, and log the choice.
+
+    Args:
+        name: A key of BACKENDS.
+        backend: "auto" for the first that can run here, or one by name.
+
+    Raises:
+        ValueError: The backend named cannot run here, or there is none of that name; choose
+            another or "auto".
+    """
+    rows = candidates(name)
+    usable = [row for row in rows if row.available and backend in ("auto", row.backend)]
+    if not usable:
+        known = "; ".join(f"{row.backend}: {row.reason}" for row in rows)
+        raise ValueError(f"{name}.backend={backend}: not available here; auto or one of {known}")
+    chosen = usable[0].backend
+    logger.info("kernel %s: backend %s", name, chosen)
+    return _load(BACKENDS[name][chosen])
+
+
+def _refusal(target: str) -> str:
+    try:
+        _load(target)
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
+def _load(target: str) -> Callable:
+    module, function = target.split(":")
+    return getattr(importlib.import_module(module), function)

@@ -1,0 +1,81 @@
+"""What a language model of any family is to the trainer, the evaluations and the sampler.
+
+Dims: B rows, T tokens, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from helix.batch import Batch
+from helix.mixers.base import State
+
+ModelState = tuple[State, ...]  # one state a layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """What one forward pass leaves.
+
+    Attributes:
+        loss: Sum of negative log-likelihoods in nats over the targets of this batch, float32.
+        n_targets: How many targets that sum runs over.
+        auxiliary: Further losses by name, to be added to the mean loss.
+    """
+
+    loss: Float[Tensor, ""]
+    n_targets: int
+    auxiliary: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+
+class LanguageModel(nn.Module, ABC):
+    """A model of token sequences."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """Score a batch of packed documents."""
+
+    @abstractmethod
+    def tie_weights(self) -> None:
+        """Make parameters that are one tensor by design one tensor again."""
+
+    @abstractmethod
+    def predict(
+        self, tokens: Int64[Tensor, "B T"], state: ModelState | None = None
+    ) -> tuple[Float[Tensor, "B V"], ModelState]:
+        """Read tokens of one document a row and give the next token's logits.
+
+        Args:
+            state: What the tokens before these left; None at the beginning.
+
+        Returns:
+            Logits after the last token, float32, and the state after it.
+        """
+
+
+class ModelConfig(Protocol):
+    """What each family's config answers without building the model."""
+
+    @property
+    def n_vocab(self) -> int:
+        """Rows of the embedding."""
+        ...
+
+    def check(self, n_context: int) -> None:
+        """Refuse sizes that do not fit together; the ValueError names the config path."""
+        ...
+
+    def parameters_by_part(self) -> dict[str, int]:
+        """Count parameters of embedding, each mixer kind, MLPs and norms."""
+        ...
+
+    def flops_by_part(self, n_context: int) -> dict[str, int]:
+        """Count forward FLOPs per token, by part, in full rows of `n_context` tokens."""
+        ...
+
+    def state_bytes(self, n_context: int, *, bytes_per_value: int) -> int:
+        """Size the decoding state of one sequence after `n_context` tokens."""
+        ...

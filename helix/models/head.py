@@ -1,0 +1,39 @@
+"""The tied head: the embedding's weight scores the vocabulary, and the loss is taken in place.
+
+Head and loss are one module, so that ZeRO-3 has gathered the weight when the loss is computed.
+
+Dims: B rows, T tokens, D width of the model, V vocabulary.
+"""
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from helix.batch import IGNORED
+from helix.kernels.cross_entropy import linear_cross_entropy
+
+
+class TiedHead(nn.Module):
+    """Scores hidden states against the rows of an embedding that it shares."""
+
+    def __init__(self, embedding: nn.Embedding, *, chunk_rows: int) -> None:
+        super().__init__()
+        self.weight = embedding.weight
+        self.chunk_rows = chunk_rows
+
+    def forward(
+        self, hidden: Float[Tensor, "B T D"], targets: Int64[Tensor, "B T"] | None
+    ) -> Float[Tensor, "..."]:
+        """Sum the loss over the targets in nats; without targets give the last token's logits.
+
+        Returns:
+            A float32 scalar, or float32 logits of shape (B, V).
+        """
+        if targets is None:
+            return hidden[:, -1].float() @ self.weight.float().T
+        return linear_cross_entropy(
+            hidden.flatten(0, 1),
+            self.weight,
+            targets.flatten(),
+            chunk_rows=self.chunk_rows,
+            ignored=IGNORED,
+        )

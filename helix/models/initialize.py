@@ -1,0 +1,97 @@
+"""Every weight's initialisation, in one table.
+
+Each parameter draws from a generator seeded by (seed, its name), so that a value depends neither on the
+order of construction nor on the rank or device that holds it.
+
+Dims: d_in the second axis of a matrix, L number of blocks.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from helix.distributed import derive_seed
+
+Draw = Callable[[Tensor, torch.Generator], None]
+
+
+def normal(std: float) -> Draw:
+    """Draw from N(0, std^2)."""
+
+    def draw(weight: Tensor, generator: torch.Generator) -> None:
+        weight.normal_(0.0, std, generator=generator)
+
+    return draw
+
+
+def constant(value: float) -> Draw:
+    """Set every entry to one value."""
+
+    def draw(weight: Tensor, generator: torch.Generator) -> None:
+        weight.fill_(value)
+
+    return draw
+
+
+def uniform(low: float, high: float) -> Draw:
+    """Draw from U(low, high)."""
+
+    def draw(weight: Tensor, generator: torch.Generator) -> None:
+        weight.uniform_(low, high, generator=generator)
+
+    return draw
+
+
+def log_of_uniform(low: float, high: float) -> Draw:
+    """Draw log(U(low, high)): the decay rates A of Mamba-2, kept as logarithms."""
+
+    def draw(weight: Tensor, generator: torch.Generator) -> None:
+        weight.uniform_(low, high, generator=generator).log_()
+
+    return draw
+
+
+def inverse_softplus_of_log_uniform(low: float, high: float) -> Draw:
+    """Draw x with softplus(x) log-uniform in [low, high]: the step sizes dt of Mamba-2."""
+
+    def draw(weight: Tensor, generator: torch.Generator) -> None:
+        weight.uniform_(math.log(low), math.log(high), generator=generator).exp_()
+        weight.add_(torch.log(-torch.expm1(-weight)))
+
+    return draw
+
+
+def table(name: str, weight: Tensor, *, n_blocks: int) -> Draw:
+    """Choose how a parameter is drawn, by its name's last words and its shape."""
+    module, _, leaf = name.rpartition(".")
+    owner = module.rpartition(".")[2]
+    if leaf == "A_log":
+        return log_of_uniform(1.0, 16.0)  # Dao and Gu 2024, mamba_ssm Mamba2 defaults
+    if leaf == "dt_bias":
+        return inverse_softplus_of_log_uniform(1e-3, 1e-1)  # the same
+    if leaf == "D" or (leaf == "weight" and owner.endswith("norm")):
+        return constant(1.0)
+    if "conv" in f"{owner}.{leaf}":
+        width = weight.shape[-1] if weight.ndim > 1 else 4
+        return uniform(-(width**-0.5), width**-0.5)  # fan-in of a depthwise filter
+    if leaf.endswith("bias"):
+        return constant(0.0)
+    if owner == "embedding":
+        return normal(0.5 * weight.shape[1] ** -0.5)  # first loss is ln V + 1/8 behind the last norm
+    std = math.sqrt(0.4 / weight.shape[1])  # Nguyen and Salazar 2019, arXiv:1910.05895: SmallInit
+    if owner in ("out", "out_proj", "down"):
+        std /= math.sqrt(2 * n_blocks)  # 2 additions a block: Radford et al. 2019 (GPT-2), section 2.3
+    return normal(std)
+
+
+@torch.no_grad()
+def initialize(model: nn.Module, *, seed: int) -> None:
+    """Set every parameter of a model; drawn on the CPU, so that devices agree."""
+    n_blocks = sum(1 for name, _ in model.named_modules() if name.endswith(".mixer"))
+    for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(derive_seed(seed, name))
+        drawn = torch.empty(parameter.shape, dtype=torch.float32)
+        table(name, drawn, n_blocks=n_blocks)(drawn, generator)
+        parameter.copy_(drawn)

@@ -1,0 +1,163 @@
+"""Stack: a readable pattern of mixers becomes residual blocks; every family is built of it.
+
+    x <- x + mixer(norm x)        x <- x + mlp(norm x)
+
+Dims: B batch, T time, D width of the model.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from helix.layers import RMSNorm, SwiGLU
+from helix.mixers import MIXERS
+from helix.mixers.attention import AttentionConfig
+from helix.mixers.base import MixerConfig, State
+from helix.mixers.gla import GLAConfig
+from helix.mixers.mamba2 import Mamba2Config
+from helix.mixers.sparse import SparseConfig
+
+Recompute = Literal["none", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """Widths, the pattern of mixers, and one config for each kind of mixer.
+
+    Attributes:
+        pattern: Kinds of mixer from the bottom to the top, each with an optional count:
+            "mamba2*6 gla*16 sparse*6". An alternation is written out: "gla*3 sparse gla*3 sparse".
+        recompute: Which activations the backward pass computes again instead of keeping:
+            none of them, or those of whole blocks.
+    """
+
+    d_model: int = 192
+    d_ffn: int = 512
+    pattern: str = "mamba2 gla*2 sparse"
+    recompute: Recompute = "none"
+    mamba2: Mamba2Config = field(default_factory=Mamba2Config)
+    gla: GLAConfig = field(default_factory=GLAConfig)
+    sparse: SparseConfig = field(default_factory=SparseConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "d_ffn"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"stack.{name}={getattr(self, name)}: give a positive width")
+        if self.recompute not in get_args(Recompute):
+            raise ValueError(f"stack.recompute={self.recompute!r}: give none or full")
+        self.kinds()
+
+    def kinds(self) -> tuple[str, ...]:
+        """Write the pattern out: one kind of mixer for each block, from the bottom up."""
+        kinds: list[str] = []
+        for word in self.pattern.split():
+            match = re.fullmatch(r"(\w+?)(?:\*([1-9]\d*))?", word)
+            if match is None or match[1] not in MIXERS:
+                raise ValueError(
+                    f"stack.pattern={self.pattern!r}: {word!r} is not a mixer; write kinds of "
+                    f"{', '.join(MIXERS)} with an optional count, as in 'mamba2*6 gla*16 sparse*6'"
+                )
+            kinds += [match[1]] * int(match[2] or 1)
+        if not kinds:
+            raise ValueError("stack.pattern='': give at least one mixer, as in 'gla*4'")
+        return tuple(kinds)
+
+    def mixer(self, kind: str) -> MixerConfig:
+        """Give the config of one kind of mixer."""
+        return getattr(self, kind)
+
+    def check(self, n_context: int) -> None:
+        """Refuse widths that do not divide and a context that the chunked scans cannot split."""
+        for kind in dict.fromkeys(self.kinds()):
+            config = self.mixer(kind)
+            config.check(self.d_model)
+            chunk = getattr(config, "chunk_tokens", 1)
+            if n_context % chunk:
+                raise ValueError(
+                    f"data.n_context={n_context}: must be a multiple of {kind}.chunk_tokens="
+                    f"{chunk}; the nearest are {n_context // chunk * chunk or chunk} and "
+                    f"{(n_context // chunk + 1) * chunk}"
+                )
+
+    def parameters_by_part(self) -> dict[str, int]:
+        """Count parameters of each mixer kind, the MLPs and the norms."""
+        counts = Counter(self.kinds())
+        parts = {k: n * self.mixer(k).n_parameters(self.d_model) for k, n in counts.items()}
+        n_layers = counts.total()
+        return {
+            **parts,
+            "mlp": n_layers * 3 * self.d_model * self.d_ffn,
+            "norm": (2 * n_layers + 1) * self.d_model,
+        }
+
+    def flops_by_part(self, n_context: int) -> dict[str, int]:
+        """Count forward FLOPs per token: two for each multiply-add; norms are left out."""
+        counts = Counter(self.kinds())
+        parts = {
+            k: n * self.mixer(k).flops_per_token(self.d_model, n_context)
+            for k, n in counts.items()
+        }
+        return {**parts, "mlp": counts.total() * 6 * self.d_model * self.d_ffn}
+
+    def state_bytes(self, n_context: int, *, bytes_per_value: int) -> int:
+        """Size the decoding state of one sequence after `n_context` tokens."""
+        return sum(
+            self.mixer(kind).state_bytes(self.d_model, n_context, bytes_per_value=bytes_per_value)
+            for kind in self.kinds()
+        )
+
+
+class Block(nn.Module):
+    """One mixer and one MLP, each behind a norm and added to the stream."""
+
+    def __init__(self, kind: str, config: StackConfig) -> None:
+        super().__init__()
+        self.mixer_norm = RMSNorm(config.d_model)
+        self.mixer = MIXERS[kind](config.mixer(kind), config.d_model)
+        self.mlp_norm = RMSNorm(config.d_model)
+        self.mlp = SwiGLU(config.d_model, config.d_ffn)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        document_ids: Int64[Tensor, "B T"],
+        state: State | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], State]:
+        """Add what the mixer and the MLP make of the stream; see Mixer.forward."""
+        mixed, state = self.mixer(self.mixer_norm(x), document_ids, state)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), state
+
+
+class Stack(nn.Module):
+    """The blocks of a pattern and a last norm."""
+
+    def __init__(self, config: StackConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(kind, config) for kind in config.kinds())
+        self.norm = RMSNorm(config.d_model)
+        self.is_recomputed = config.recompute == "full"
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        document_ids: Int64[Tensor, "B T"],
+        states: tuple[State, ...] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], tuple[State, ...]]:
+        """Run all blocks; states in and out are one a block, from the bottom up."""
+        left: list[State] = []
+        for layer, block in enumerate(self.blocks):
+            state = None if states is None else states[layer]
+            if self.is_recomputed and torch.is_grad_enabled():
+                x, state = checkpoint(block, x, document_ids, state, use_reentrant=False)
+            else:
+                x, state = block(x, document_ids, state)
+            left.append(state)
+        return self.norm(x), tuple(left)

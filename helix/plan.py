@@ -1,0 +1,192 @@
+"""What a run will cost before it is started: parameters, FLOPs, memory a GPU, tokens a day.
+
+Nothing is allocated; every figure is a formula over the config. Memory under ZeRO, in bytes a
+parameter, with N GPUs (Rajbhandari et al. 2019, arXiv:1910.02054, section 3, and DeepSpeed's fp32
+accumulation of bf16 gradients):
+
+    working weights   2 (bf16) or 4 (fp32)        / N at stage 3
+    gradients         2 + 4 (fp32 accumulation)   / N at stages 2 and 3
+    optimizer         4 (fp32 weights) + 8        / N at stages 1, 2 and 3
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from helix.config import RunConfig
+from helix.models.hybrid import HybridConfig
+from helix.training.flops import training_flops_per_token
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig:
+    """Options of `helix plan`; anything else on the line changes the preset.
+
+    Attributes:
+        n_gpus: Data-parallel ranks.
+        micro_batch_rows: Rows a GPU holds at a time; 0 takes the preset's.
+        n_context: Tokens a row; 0 takes the preset's.
+        peak_tflops: Dense bf16 peak of one GPU; H100 and H200 by their datasheet.
+        utilisation: Model FLOPs utilisation that is assumed for tokens a day.
+        json: Print JSON instead of tables.
+    """
+
+    n_gpus: int = 1
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    micro_batch_rows: int = 0
+    n_context: int = 0
+    peak_tflops: float = 989.0
+    utilisation: float = 0.4
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.n_gpus < 1:
+            raise ValueError(f"n_gpus={self.n_gpus}: give at least 1")
+        if not 0 < self.utilisation <= 1:
+            raise ValueError(f"utilisation={self.utilisation}: give a value in (0, 1]")
+        if self.peak_tflops <= 0:
+            raise ValueError(f"peak_tflops={self.peak_tflops}: give a value above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The answer: counts are exact, memory is an estimate of what stays allocated."""
+
+    preset: str
+    pattern: str
+    n_parameters: int
+    parameters_by_part: dict[str, int]
+    forward_flops_per_token_by_part: dict[str, int]
+    training_flops_per_token: int
+    n_gpus: int
+    zero_stage: int
+    precision: str
+    micro_batch_rows: int
+    n_context: int
+    memory_gib_by_part: dict[str, float]
+    memory_gib: float
+    decoding_state_bytes: int
+    utilisation: float
+    peak_tflops: float
+    tokens_per_s: float
+    tokens_per_day: float
+
+
+def plan(config: RunConfig, options: PlanConfig) -> Plan:
+    """Work the costs of a run out.
+
+    Raises:
+        ValueError: The context does not suit the model.
+    """
+    n_context = options.n_context or config.data.n_context
+    rows = options.micro_batch_rows or config.training.micro_batch_rows
+    model, precision = config.model, config.training.precision
+    model.check(n_context)
+    parts = model.parameters_by_part()
+    n_parameters = sum(parts.values())
+    flops = training_flops_per_token(model, n_context)
+    memory = {
+        **state_gib(n_parameters, precision, options),
+        "activations": activation_bytes(model, rows * n_context, precision) / GIB,
+        "logits": logit_bytes(model) / GIB,
+    }
+    tokens_per_s = options.n_gpus * options.peak_tflops * 1e12 * options.utilisation / flops
+    return Plan(
+        preset=config.preset,
+        pattern=model.pattern,
+        n_parameters=n_parameters,
+        parameters_by_part=parts,
+        forward_flops_per_token_by_part=model.flops_by_part(n_context),
+        training_flops_per_token=flops,
+        n_gpus=options.n_gpus,
+        zero_stage=options.zero_stage,
+        precision=precision,
+        micro_batch_rows=rows,
+        n_context=n_context,
+        memory_gib_by_part=memory,
+        memory_gib=sum(memory.values()),
+        decoding_state_bytes=model.state_bytes(n_context, bytes_per_value=2),
+        utilisation=options.utilisation,
+        peak_tflops=options.peak_tflops,
+        tokens_per_s=tokens_per_s,
+        tokens_per_day=86_400 * tokens_per_s,
+    )
+
+
+def state_gib(n_parameters: int, precision: str, options: PlanConfig) -> dict[str, float]:
+    """Size weights, gradients and optimizer on one GPU; see the module's table."""
+    is_bf16 = precision == "bf16"
+    per_parameter = {
+        "weights": (2 if is_bf16 else 4, 3),
+        "gradients": (6 if is_bf16 else 4, 2),
+        "optimizer": (12 if is_bf16 or options.zero_stage else 8, 1),
+    }
+    return {
+        part: n_bytes * n_parameters / (options.n_gpus if options.zero_stage >= stage else 1) / GIB
+        for part, (n_bytes, stage) in per_parameter.items()
+    }
+
+
+def activation_bytes(model: HybridConfig, n_tokens: int, precision: str) -> int:
+    """Estimate what the backward pass keeps, with fused kernels.
+
+    A block keeps its two inputs, what the norms give, the MLP's gate, up and product, and for the
+    mixer its projections and output: twice the inner width for Mamba-2 and its convolution, and
+    five or four times the model's for GLA and attention. Under recompute=full it keeps its input.
+    """
+    d, f = model.d_model, model.d_ffn
+    widths = {
+        "mamba2": 4 * model.mamba2.expand * d + 2 * model.mamba2.d_state,
+        "gla": 6 * d,
+        "sparse": 5 * d,
+        "attention": 5 * d,
+    }
+    kept = [4 * d + 3 * f + widths[kind] for kind in model.kinds()]
+    if model.recompute == "full":
+        kept = [d for _ in kept] + [max(kept)]
+    return n_tokens * sum(kept) * (2 if precision == "bf16" else 4)
+
+
+def logit_bytes(model: HybridConfig) -> int:
+    """Size the logits that the loss holds at a time, and the head's gradient, both in float32."""
+    return 4 * model.n_vocab * (model.loss_chunk_rows + model.d_model)
+
+
+def print_plan(config: RunConfig, options: PlanConfig) -> None:
+    """Print a plan as tables, or as JSON."""
+    result = plan(config, options)
+    if options.json:
+        json.dump(asdict(result), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    console = Console()
+    console.print(f"[bold]{result.preset}[/] {result.pattern}: {result.n_parameters:,} parameters")
+    table = Table("part", "parameters", "share", "forward FLOPs/token")
+    flops = result.forward_flops_per_token_by_part
+    for part in dict.fromkeys([*result.parameters_by_part, *flops]):
+        n = result.parameters_by_part.get(part, 0)
+        table.add_row(part, f"{n:,}", f"{n / result.n_parameters:.1%}", f"{flops.get(part, 0):,}")
+    console.print(table)
+    memory = Table("memory a GPU", "GiB")
+    for part, gib in result.memory_gib_by_part.items():
+        memory.add_row(part, f"{gib:.2f}")
+    memory.add_row("total", f"{result.memory_gib:.2f}", style="bold")
+    console.print(memory)
+    console.print(
+        f"{result.n_gpus} GPUs, ZeRO-{result.zero_stage}, {result.precision}, "
+        f"{result.micro_batch_rows} x {result.n_context} tokens a GPU at a time; "
+        f"{result.training_flops_per_token:.3g} FLOPs a token to train; decoding state "
+        f"{result.decoding_state_bytes / 2**20:.1f} MiB a sequence.\n"
+        f"At {result.utilisation:.0%} of {result.peak_tflops:.0f} TFLOP/s a GPU: "
+        f"{result.tokens_per_s:,.0f} tokens/s, {result.tokens_per_day / 1e9:.2f}B tokens a day. "
+        "Memory is an estimate; fragmentation and communication buffers come on top.",
+        soft_wrap=True,
+    )
+
+

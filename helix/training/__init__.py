@@ -1,0 +1,1 @@
+"""Training: schedule and optimizer below, engine, checkpoints, metrics and the trainer above."""

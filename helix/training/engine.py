@@ -1,0 +1,335 @@
+"""The engine: a model and its optimizer under DeepSpeed. The only file that imports deepspeed.
+
+A ds_configs file says how state is sharded, offloaded and sent; RunConfig says batch, precision,
+clipping and accumulation. A key that both set is refused, so that no number lives twice.
+"""
+
+import importlib.resources
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from helix.batch import Batch
+from helix.config import ConfigError, RunConfig, suggestion
+from helix.distributed import local_device
+from helix.models.base import LanguageModel, Output
+from helix.training.optimizer import build_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
+
+# Where each stage keeps its flat fp32 partitions. Private names of deepspeed 0.19.8, which pyproject pins.
+PARTITIONS = (
+    "fp32_partitioned_groups_flat",  # stage 3
+    "single_partition_of_fp32_groups",  # stages 1 and 2
+    "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 accumulation
+)
+
+# Which setting of RunConfig owns a key that a ds_configs file must therefore not hold.
+OWNED_BY_RUN = {
+    "train_batch_size": "training.batch_rows",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_rows",
+    "gradient_accumulation_steps": "training.micro_batch_rows",
+    "gradient_clipping": "training.clip_norm",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "torch_autocast": "training.precision",
+    "data_types": "training.precision",
+    "optimizer": "optimizer",
+    "scheduler": "schedule",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterState:
+    """One parameter whole, whatever the sharding: fp32 weight and both moments, on the CPU.
+
+    The moments are None before the first step.
+    """
+
+    weight: Tensor
+    exp_avg: Tensor | None
+    exp_avg_sq: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What an optimizer step did: the gradient norm before clipping, and whether it was taken."""
+
+    gradient_norm: float
+    is_applied: bool
+
+
+def join_ranks() -> None:
+    """Make the process group, also in a plain `python` process that no launcher started.
+
+    The backend is NCCL where there is a GPU, gloo elsewhere. Nothing is compiled and mpi4py is
+    not asked for: DeepSpeed would build its shared-memory op for inference here, and look for MPI
+    where the environment does not name the ranks.
+    """
+    import deepspeed
+
+    if dist.is_initialized():
+        return
+    if "RANK" not in os.environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        os.environ |= {
+            "RANK": "0",
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": "1",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_device())
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+    )
+
+
+def read_ds_config(name: str) -> dict[str, Any]:
+    """Read a file of ds_configs by name, or any JSON file by path.
+
+    Raises:
+        ConfigError: No such file, not JSON, or a key that belongs to RunConfig.
+    """
+    shipped = importlib.resources.files("ds_configs")
+    names = [f.name.removesuffix(".json") for f in shipped.iterdir() if f.name.endswith(".json")]
+    if name not in names and not Path(name).is_file():
+        raise ConfigError(
+            f"training.deepspeed={name}: neither a file nor in ds_configs{suggestion(name, names)}"
+        )
+    source = shipped / f"{name}.json" if name in names else Path(name)
+    try:
+        settings = json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"training.deepspeed={name}: not JSON: {error}") from error
+    for key in settings:
+        if key in OWNED_BY_RUN:
+            raise ConfigError(
+                f"training.deepspeed={name}: sets {key}, which {OWNED_BY_RUN[key]} decides; "
+                "take it out of the file"
+            )
+    return settings
+
+
+def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
+    """Give DeepSpeed's whole configuration, with each default that it would change unasked set.
+
+    Raises:
+        ConfigError: See read_ds_config; and bf16 at stage 0.
+    """
+    training = config.training
+    settings = read_ds_config(training.deepspeed)
+    stage = settings.get("zero_optimization", {}).get("stage", 0)
+    is_bf16 = training.precision == "bf16"
+    if is_bf16 and stage == 0:
+        raise ConfigError(
+            f"training.precision=bf16 with training.deepspeed={training.deepspeed} (stage 0): "
+            "DeepSpeed takes a step on zero gradients before the first one there; use zero1"
+        )
+    n_accumulations = training.n_accumulations(world_size)
+    return {
+        **settings,
+        "train_batch_size": training.batch_rows,
+        "train_micro_batch_size_per_gpu": training.micro_batch_rows,
+        "gradient_accumulation_steps": n_accumulations,
+        "gradient_clipping": training.clip_norm,
+        # A step with a non-finite gradient is skipped, and `Applied.is_applied` says so.
+        "bf16": {"enabled": is_bf16, "check_grad_overflow": True, "immediate_grad_update": False},
+        "fp16": {"enabled": False},
+        "torch_autocast": {"enabled": False},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+        "dump_state": False,
+        "zero_allow_untested_optimizer": False,
+    }
+
+
+class Engine:
+    """A model that takes optimizer steps, and gives and takes its state parameter by parameter."""
+
+    def __init__(self, model: LanguageModel, config: RunConfig) -> None:
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.settings = compose_ds_config(config, dist.get_world_size())
+        self.stage: int = self.settings.get("zero_optimization", {}).get("stage", 0)
+        self.n_accumulations: int = self.settings["gradient_accumulation_steps"]
+        self.clip_norm = config.training.clip_norm
+        self.device = local_device()
+        self.engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=build_optimizer(model, config.optimizer),
+            config=self.settings,
+            dist_init_required=False,
+        )
+        self.parameters = dict(self.engine.module.named_parameters())
+
+    @property
+    def world_size(self) -> int:
+        """Count the data-parallel ranks."""
+        return dist.get_world_size()
+
+    def save_settings(self, path: Path) -> None:
+        """Write the configuration in effect: ours, and what DeepSpeed made of its ZeRO section."""
+        zero = json.loads(self.engine._config.zero_config.model_dump_json())
+        path.write_text(json.dumps({**self.settings, "zero_optimization": zero}, indent=1) + "\n")
+
+    def summary(self) -> str:
+        """Say in one line how the run is laid out."""
+        s = self.settings
+        return (
+            f"DeepSpeed ZeRO-{self.stage} on {self.device.type}: {s['train_batch_size']} rows a step = "
+            f"{self.world_size} ranks x {self.n_accumulations} accumulations x "
+            f"{s['train_micro_batch_size_per_gpu']} rows, "
+            f"{'bf16' if s['bf16']['enabled'] else 'fp32'}, clip {s['gradient_clipping']}"
+        )
+
+    def accumulate(self, batch: Batch, *, n_targets: int) -> Tensor:
+        """Run one micro-batch forward and backward.
+
+        Args:
+            n_targets: Targets of the whole optimizer step, over all ranks and micro-batches.
+
+        Returns:
+            The sum of losses in nats over this micro-batch, detached.
+        """
+        output: Output = self.engine(batch)
+        # DeepSpeed averages over ranks and accumulation; both are undone, so that the gradient
+        # is that of the mean over all targets of the step and never a mean of means.
+        scale = self.world_size * self.n_accumulations / n_targets
+        self.engine.backward(output.loss * scale)
+        return output.loss.detach()
+
+    def finish_micro_batch(self, learning_rate: float) -> Applied:
+        """Count a micro-batch, and take the optimizer step if it was the last of its step."""
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        is_boundary = self.engine.is_gradient_accumulation_boundary()
+        norm = self._plain_gradient_norm() if is_boundary and self.stage == 0 else None
+        self.engine.step()
+        if norm is None:
+            norm = self.engine.get_global_grad_norm()
+        return Applied(
+            gradient_norm=float("nan") if norm is None else float(norm),
+            is_applied=self.engine.was_step_applied(),
+        )
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> Output:
+        """Score a batch without gradients."""
+        self.engine.eval()
+        output = self.engine(batch)
+        self.engine.train()
+        return output
+
+    def read_parameters(self) -> Iterator[tuple[str, ParameterState]]:
+        """Gather each parameter whole on every rank, one at a time; a collective call."""
+        if self.n_updates:
+            self._link_moments()
+        for name, parameter in self.parameters.items():
+            yield (
+                name,
+                ParameterState(
+                    weight=self._read_weight(parameter),
+                    exp_avg=self._read_moment(parameter, "exp_avg"),
+                    exp_avg_sq=self._read_moment(parameter, "exp_avg_sq"),
+                ),
+            )
+
+    def write_parameter(self, name: str, state: ParameterState) -> None:
+        """Set one parameter and its moments on every rank; a collective call.
+
+        `make_moments` comes first where there are moments to set.
+        """
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed.zero import GatheredParameters
+
+        parameter = self.parameters[name]
+        moments = {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}
+        if self.stage == 0:
+            parameter.data.copy_(state.weight)
+            for key, value in moments.items():
+                if value is not None:
+                    self.engine.optimizer.state[parameter][key].copy_(value)
+            return
+        weight = state.weight.to(self.device)
+        safe_set_full_fp32_param(parameter, weight)
+        for key, value in moments.items():
+            if value is not None:
+                safe_set_full_optimizer_state(parameter, value.to(self.device), key)
+        if self.stage == 3:
+            with GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                parameter.data.copy_(weight)
+        else:
+            parameter.data.copy_(weight)
+
+    def make_moments(self, n_updates: int) -> None:
+        """Create AdamW's state before its first step, as after `n_updates` steps, with zero moments."""
+        inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
+        held = list(self.parameters.values()) if self.stage == 0 else self._partitions()
+        for weights in held:
+            inner.state[weights] = {
+                "step": torch.tensor(float(n_updates)),
+                **{key: torch.zeros_like(weights) for key in MOMENTS},
+            }
+        self._link_moments()
+
+    @property
+    def n_updates(self) -> int:
+        """Count the optimizer steps that changed the weights, which AdamW's bias correction needs."""
+        inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
+        steps = {int(state["step"]) for state in inner.state.values()}
+        assert len(steps) <= 1, f"AdamW counts differ between partitions: {steps}"
+        return steps.pop() if steps else 0
+
+    def _link_moments(self) -> None:
+        # DeepSpeed links moments to parameters once, after the step of the first of several groups,
+        # when those of the later groups are not there yet; so they are linked again.
+        if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+            self.engine.optimizer._hp_optimizer_states_linked = False
+            self.engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _partitions(self) -> list[Tensor]:
+        for name in PARTITIONS:
+            if hasattr(self.engine.optimizer, name):
+                return list(getattr(self.engine.optimizer, name))
+        raise AssertionError(f"deepspeed's layout changed: none of {PARTITIONS}")
+
+    def _read_weight(self, parameter: Tensor) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        whole = parameter.data if self.stage == 0 else safe_get_full_fp32_param(parameter)
+        return whole.detach().float().cpu().clone()
+
+    def _read_moment(self, parameter: Tensor, key: str) -> Tensor | None:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        if self.n_updates == 0:
+            return None
+        if self.stage == 0:
+            return self.engine.optimizer.state[parameter][key].detach().cpu().clone()
+        return safe_get_full_optimizer_state(parameter, key).detach().float().cpu().clone()
+
+    def _plain_gradient_norm(self) -> float:
+        # At stage 0 DeepSpeed clips but does not tell the norm. Gradients are averaged here already.
+        squares = [p.grad.float().square().sum() for p in self.parameters.values() if p.grad is not None]
+        return float(torch.stack(squares).sum().sqrt())

@@ -1,0 +1,152 @@
+"""metrics.jsonl, the truth of a run's figures, with progress for people and wandb when asked.
+
+Each line is one JSON object: step, attempt, tokens, and figures whose names end in their unit. A run
+that was killed writes some steps twice; `read_records` gives each step's last line.
+"""
+
+import json
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from helix.config import RunConfig, to_dict
+
+Record = dict[str, float]
+PLAIN_LINES = 20  # lines of progress that a whole run prints where there is no terminal
+
+
+def metrics_path(run_dir: str | Path) -> Path:
+    """Say where a run folder keeps its figures."""
+    return Path(run_dir) / "metrics.jsonl"
+
+
+def read_records(run_dir: str | Path) -> list[Record]:
+    """Read a run's figures in order of step, the last attempt's where a step was repeated.
+
+    A line torn by a kill is left out.
+    """
+    if not metrics_path(run_dir).exists():
+        return []
+    by_step: dict[tuple[float, bool], Record] = {}
+    for line in metrics_path(run_dir).read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        is_validation = any(name.startswith("validation/") for name in record)
+        by_step[record["step"], is_validation] = record
+    return [by_step[key] for key in sorted(by_step)]
+
+
+class Metrics:
+    """Writes figures on the main rank; on the others it does nothing."""
+
+    def __init__(self, config: RunConfig, *, is_main: bool, attempt: int) -> None:
+        self.is_main = is_main
+        self.attempt = attempt
+        self.n_steps = config.training.n_steps
+        self.stream = None
+        self.wandb = None
+        self.bar: Progress | None = None
+        if not is_main:
+            return
+        self.stream = metrics_path(config.run_dir).open("a", encoding="utf-8")
+        if self.stream.tell() and not _ends_in_newline(metrics_path(config.run_dir)):
+            self.stream.write("\n")  # a line torn by a kill must not swallow the next one
+        if config.metrics.wandb != "off":
+            self.wandb = _start_wandb(config)
+        if sys.stderr.isatty():
+            self.bar = Progress(
+                TextColumn("train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> "Metrics":
+        if self.bar:
+            self.bar.start()
+            self.task = self.bar.add_task("train", total=self.n_steps, note="")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+        if self.stream:
+            self.stream.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def write(self, step: int, n_tokens: int, record: Record) -> None:
+        """Append one line, and show it."""
+        if self.stream is None:
+            return
+        line = {"step": step, "attempt": self.attempt, "tokens": n_tokens, **record}
+        self.stream.write(json.dumps(line) + "\n")
+        self.stream.flush()
+        if self.wandb:
+            self.wandb.log(line, step=step)
+        self._show(step, record)
+
+    def _show(self, step: int, record: Record) -> None:
+        note = _note(record)
+        if self.bar:
+            self.bar.update(self.task, completed=step, note=note)
+            if "train/loss_nats_per_token" not in record:
+                self.bar.console.print(f"step {step}: {note}")
+        elif "train/loss_nats_per_token" not in record or (
+            step % max(1, self.n_steps // PLAIN_LINES) == 0
+        ):
+            print(f"step {step}/{self.n_steps}: {note}", file=sys.stderr, flush=True)
+
+
+def _note(record: Record) -> str:
+    if "train/loss_nats_per_token" in record:
+        return (
+            f"{record['train/loss_nats_per_token']:.3f} nats/token, "
+            f"{record['train/bits_per_byte']:.2f} bits/byte, "
+            f"{record['speed/tokens_per_s']:,.0f} tokens/s"
+        )
+    named = {k: v for k, v in record.items() if k.endswith("bits_per_byte")}
+    return "held-out bits/byte: " + ", ".join(f"{k.split('/')[1]} {v:.3f}" for k, v in named.items())
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, 2)
+        return stream.read(1) == b"\n"
+
+
+def _start_wandb(config: RunConfig):  # noqa: ANN202  (wandb's type is only there with the extra)
+    try:
+        import wandb
+    except ImportError as error:
+        raise ValueError(
+            f"metrics.wandb={config.metrics.wandb}: wandb is not installed; "
+            "pip install 'helix-pretraining[wandb]' or set metrics.wandb=off"
+        ) from error
+    return wandb.init(
+        project=config.metrics.wandb_project,
+        mode=config.metrics.wandb,
+        dir=config.run_dir,
+        name=Path(config.run_dir).name,
+        config=to_dict(config),
+    )

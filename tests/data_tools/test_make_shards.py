@@ -1,0 +1,193 @@
+import json
+import shutil
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_tools import make_shards as writer
+from data_tools.documents import Document
+from data_tools.make_shards import make_shards, split_documents
+from data_tools.options import main
+from helix.data import DataError, Dataset
+from helix.tokenizer import ByteTokenizer
+
+TOKENIZER = ByteTokenizer()
+
+
+def documents_of(texts, *, source="de", language="de"):
+    return [
+        Document(id=str(i), text=text, source=source, language=language, licence="CC0-1.0")
+        for i, text in enumerate(texts)
+    ]
+
+
+DOCUMENTS = documents_of([f"Text {number} " * (1 + number % 9) for number in range(80)])
+
+
+def texts_of(parts, split):
+    return [document.text for document in parts.get((split, "de"), [])]
+
+
+def files_of(path):
+    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
+
+
+TEXTS = st.lists(st.text(st.sampled_from("abc"), min_size=1), min_size=2, unique=True)
+FRACTIONS = st.floats(0, 1, exclude_max=True)
+
+
+@given(texts=TEXTS, fraction=FRACTIONS, seed=st.integers(0, 2**32))
+def test_every_text_is_in_exactly_one_split_and_neither_is_empty(texts, fraction, seed):
+    parts = split_documents(documents_of(texts * 2), fraction=fraction, seed=seed)
+    assert Counter(texts_of(parts, "train") + texts_of(parts, "validation")) == Counter(texts)
+    assert texts_of(parts, "train")
+    assert bool(texts_of(parts, "validation")) == (fraction > 0)
+
+
+@given(data=st.data(), fraction=st.floats(0.2, 0.8))
+def test_a_texts_split_depends_on_neither_its_place_nor_the_other_texts(data, fraction):
+    texts = [f"text {number}" for number in range(60)]
+    whole = split_documents(documents_of(texts), fraction=fraction, seed=0)
+    some = data.draw(st.permutations(texts))[:30]
+    part = split_documents(documents_of(some), fraction=fraction, seed=0)
+    assert set(texts_of(part, "train")) <= set(texts_of(whole, "train"))
+    assert set(texts_of(part, "validation")) <= set(texts_of(whole, "validation"))
+
+
+def test_about_the_asked_share_is_held_out():
+    texts = [f"text {number}" for number in range(4000)]
+    parts = split_documents(documents_of(texts), fraction=0.1, seed=0)
+    assert 330 < len(texts_of(parts, "validation")) < 470
+    other = split_documents(documents_of(texts), fraction=0.1, seed=1)
+    assert texts_of(other, "validation") != texts_of(parts, "validation")
+
+
+def test_the_same_documents_give_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        make_shards(DOCUMENTS, TOKENIZER, tmp_path / name)
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+
+
+def test_the_manifest_counts_what_is_there(tmp_path):
+    train = make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a", validation_fraction=0.2)
+    validation = Dataset.open(tmp_path / "a", split="validation")
+    n_bytes = sum(len(document.text.encode()) for document in DOCUMENTS)
+    sources = [train.sources["de"], validation.sources["de"]]
+    assert sum(source.n_documents for source in sources) == 80
+    assert sum(source.n_bytes for source in sources) == n_bytes
+    assert sum(source.n_tokens for source in sources) == n_bytes + 2 * 80
+    assert sources[0].licences == ("CC0-1.0",)
+
+
+def test_members_are_large_and_shards_keep_to_their_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "SAMPLE_BYTES", 500)
+    dataset = make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a", shard_bytes=10_240)
+    shards = dataset.sources["de"].shards
+    assert len(shards) > 1
+    assert all(shard.n_file_bytes <= 10_240 for shard in shards)
+    dataset.verify()
+
+
+def test_a_vocabulary_above_16_bits_is_stored_in_32(tmp_path, monkeypatch):
+    monkeypatch.setattr(ByteTokenizer, "n_vocab", 200_000)
+    monkeypatch.setattr(ByteTokenizer, "eos_id", 199_999)
+    dataset = make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a")
+    assert dataset.manifest.id_dtype == "<u4"
+    assert dataset.read("de", 0)[-1] == 199_999
+
+
+@settings(max_examples=10, deadline=None)
+@given(n_encoded=st.integers(0, 80))
+def test_a_writer_killed_anywhere_leaves_no_dataset(tmp_path_factory, n_encoded):
+    class Killed(ByteTokenizer):
+        left = n_encoded
+
+        def encode_many(self, texts):
+            self.left -= len(texts)
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().encode_many(texts)
+
+    path = tmp_path_factory.mktemp("killed") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "ENCODED_AT_ONCE", 5)
+        if n_encoded < 80:
+            with pytest.raises(KeyboardInterrupt):
+                make_shards(DOCUMENTS, Killed(), path)
+            with pytest.raises(DataError, match="no dataset there"):
+                Dataset.open(path)
+            with pytest.raises(DataError, match="no dataset there"):
+                Dataset.open(path.with_name("a.partial"))
+    make_shards(DOCUMENTS, TOKENIZER, path).verify()
+    assert [file.name for file in path.parent.iterdir()] == ["a"]
+
+
+def test_a_dataset_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path):
+    make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a")
+    before = files_of(tmp_path / "a")
+    with pytest.raises(DataError, match=r"is there already; .* or replace=true"):
+        make_shards(DOCUMENTS[:40], TOKENIZER, tmp_path / "a")
+    assert files_of(tmp_path / "a") == before
+    make_shards(DOCUMENTS[:40], TOKENIZER, tmp_path / "a", replace=True)
+    assert files_of(tmp_path / "a") != before
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_failed_replacement_leaves_the_dataset_as_it_was(tmp_path):
+    make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a")
+    before = files_of(tmp_path / "a")
+    bad = [*DOCUMENTS, *documents_of(["\ud800"])]
+    with pytest.raises(ValueError, match="surrogate"):
+        make_shards(bad, TOKENIZER, tmp_path / "a", replace=True)
+    assert files_of(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([], "no text given"),
+        (documents_of([""]), "no text given"),
+        (documents_of(["a"]), "source 'de' has only one document"),
+        (documents_of(["a", "a"]), "source 'de' has only one document"),
+        (documents_of(["a", "b"], source="x/../y"), "source 'x/../y': give a name of letters"),
+        (
+            documents_of(["a"]) + documents_of(["b"], language="en"),
+            "source 'de' is in de and en; give each language a source of its own",
+        ),
+    ],
+)
+def test_documents_that_make_no_dataset_are_refused(tmp_path, documents, message):
+    with pytest.raises(DataError, match=message):
+        make_shards(documents, TOKENIZER, tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"validation_fraction": 1.0}, {"seed": -1}])
+def test_bad_options_are_refused_by_name(tmp_path, options):
+    with pytest.raises(DataError, match=f"{next(iter(options))}="):
+        make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a", **options)
+
+
+def test_the_verbs_lead_from_text_files_to_a_dataset(tmp_path, capsys):
+    for language in ("de", "en"):
+        lines = [f"{language} Satz {number}." + " Wort" * 300 for number in range(20)]
+        (tmp_path / f"{language}.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    texts = [str(tmp_path / "de.txt"), str(tmp_path / "en.txt")]
+    main(["train-tokenizer", *texts, f"out={tmp_path}/t.model", "n_vocab=290", "model_type=bpe"])
+    main(["make-shards", *texts, f"out={tmp_path}/data", f"tokenizer={tmp_path}/t.model"])
+    dataset = Dataset.open(tmp_path / "data")
+    assert list(dataset.sources) == ["de", "en"]
+    dataset.verify()
+    with pytest.raises(SystemExit):
+        main(["make-shards", *texts, f"out={tmp_path}/data", "tokenizer=byte"])
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_a_manifest_is_readable_by_people(tmp_path):
+    make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a")
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert manifest["splits"]["train"]["de"]["shards"][0]["file"] == "train/de-000000.tar"
+    moved = shutil.move(tmp_path / "a", tmp_path / "b")
+    assert Dataset.open(moved).fingerprint == Dataset.open(tmp_path / "b").fingerprint

@@ -1,0 +1,71 @@
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from data_tools.options import VERBS, main, parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a verb.
+
+    Attributes:
+        out: Where to.
+    """
+
+    inputs: tuple[str, ...]
+    out: str
+    n: int = 3
+    share: float = 0.5
+    kind: Literal["a", "b"] = "a"
+    replace: bool = False
+    limit: int | None = 7
+
+
+def test_values_get_the_types_of_their_fields():
+    arguments = ["x.txt", "out=o", "n=4", "share=1e-3", "kind=b", "replace=true", "limit=none", "y"]
+    assert parse_options(Options, arguments) == Options(
+        inputs=("x.txt", "y"), out="o", n=4, share=1e-3, kind="b", replace=True, limit=None
+    )
+    assert parse_options(Options, ["x", "out=a=b", "limit=2"]).out == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["out=o"], "inputs: missing; name the files"),
+        (["x"], "out: missing; give out="),
+        (["x", "out=o", "n=four"], "n=four: give a value of type int"),
+        (["x", "out=o", "kind=c"], "kind=c: give one of a, b"),
+        (["x", "out=o", "replace=1"], "replace=1: give true or false"),
+        (["x", "out=o", "repalce=true"], "repalce: no such option; did you mean 'replace'"),
+        (["x", "out=o", "zzz=1"], "zzz: no such option; there are inputs, out"),
+        (["x", "inputs=y", "out=o"], "inputs: no such option"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(Options, arguments)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_its_options(verb, capsys):
+    main([verb, "--help"])
+    assert "out=(required)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "status"), [([], 0), (["--help"], 0), (["nonsense"], 2)])
+def test_without_a_verb_the_verbs_are_listed(arguments, status, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == status
+    assert "fetch, train-tokenizer, make-shards" in capsys.readouterr().err
+
+
+def test_a_bad_input_ends_in_one_message_and_status_2(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train-tokenizer", str(tmp_path / "no.txt"), f"out={tmp_path}/a.model"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error == f"error: {tmp_path}/no.txt: no such file\n"
