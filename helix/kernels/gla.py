@@ -43,13 +43,12 @@ def gla_reference(
     dtype = scan_dtype(v)
     q, k, values = q.to(dtype) * q.shape[-1] ** -0.5, k.to(dtype), v.to(dtype)
     decay = log_decay.to(dtype).exp().masked_fill(starts[..., None, None], 0)
-    if state is None:
-        state = _empty_state(k, v)
+    memory = _empty_state(k, v) if state is None else state
     outputs = []
     for q_t, k_t, v_t, decay_t in zip(*(x.unbind(1) for x in (q, k, values, decay)), strict=True):
-        state = decay_t[..., None] * state + k_t[..., None] * v_t[..., None, :]
-        outputs.append(torch.einsum("bhk,bhkv->bhv", q_t, state))
-    return torch.stack(outputs, dim=1).to(v.dtype), state
+        memory = decay_t[..., None] * memory + k_t[..., None] * v_t[..., None, :]
+        outputs.append(torch.einsum("bhk,bhkv->bhv", q_t, memory))
+    return torch.stack(outputs, dim=1).to(v.dtype), memory
 
 
 def gla_chunked(

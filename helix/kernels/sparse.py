@@ -96,8 +96,11 @@ def sparse_blocked(
     if memory is None:
         memory = _empty_memory(k, v, n_global=n_global)
     outputs = []
-    for block in zip(*(x.split(block_tokens, dim=1) for x in (q, k, v, positions)), strict=True):
-        y, memory = _attend_block(*block, memory, window_tokens=window_tokens)
+    blocks = (x.split(block_tokens, dim=1) for x in (q, k, v, positions))
+    for q_block, k_block, v_block, at in zip(*blocks, strict=True):
+        y, memory = _attend_block(
+            q_block, k_block, v_block, at, memory, window_tokens=window_tokens
+        )
         outputs.append(y)
     return torch.cat(outputs, dim=1), _settle(memory, window_tokens=window_tokens)
 

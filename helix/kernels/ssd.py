@@ -47,13 +47,12 @@ def ssd_reference(
     u = dt.to(dtype)[..., None] * x.to(dtype)
     decay = log_decay.to(dtype).exp().masked_fill(starts[..., None], 0)
     b, c = (z.to(dtype).repeat_interleave(n_repeats, dim=2) for z in (b, c))
-    if state is None:
-        state = _empty_state(x, b)
+    memory = _empty_state(x, b) if state is None else state
     outputs = []
     for u_t, b_t, c_t, decay_t in zip(*(z.unbind(1) for z in (u, b, c, decay)), strict=True):
-        state = decay_t[..., None, None] * state + u_t[..., None] * b_t[..., None, :]
-        outputs.append(torch.einsum("bhpn,bhn->bhp", state, c_t))
-    return torch.stack(outputs, dim=1).to(x.dtype), state
+        memory = decay_t[..., None, None] * memory + u_t[..., None] * b_t[..., None, :]
+        outputs.append(torch.einsum("bhpn,bhn->bhp", memory, c_t))
+    return torch.stack(outputs, dim=1).to(x.dtype), memory
 
 
 def ssd_chunked(

@@ -40,7 +40,7 @@ class AttentionConfig(HeadsConfig):
         return n_context * self.bytes_per_key(d_model, bytes_per_value=bytes_per_value) + 2 * 8
 
 
-class Attention(Mixer):
+class Attention(Mixer[AttentionState]):
     """Let each token hear all tokens before it in its document."""
 
     Config = AttentionConfig
@@ -61,6 +61,6 @@ class Attention(Mixer):
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)
         positions = document_positions(starts, state and state.position)
-        memory = state and AttentionMemory(*state[:-1])
+        memory = state and AttentionMemory._make(state[:-1])
         y, memory = self.attend(*self.heads(x, positions), positions, memory)
-        return self.out_proj(y.flatten(2)), AttentionState(*memory, document_ids[:, -1])
+        return self.out_proj(y.flatten(2)), AttentionState._make((*memory, document_ids[:, -1]))

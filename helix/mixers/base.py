@@ -4,13 +4,14 @@ Dims: B batch, T time, D width of the model.
 """
 
 from abc import ABC, abstractmethod
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 State: TypeAlias = tuple[Tensor, ...]  # each mixer's own NamedTuple of tensors, batch first
+OwnState = TypeVar("OwnState", bound=State)
 
 
 @runtime_checkable
@@ -38,7 +39,7 @@ class MixerConfig(Protocol):
         ...
 
 
-class Mixer(nn.Module, ABC):
+class Mixer(nn.Module, ABC, Generic[OwnState]):
     """One program for training, prefill and decoding.
 
     A prefix followed by its continuation, with the prefix's state handed over, equals the whole.
@@ -49,8 +50,8 @@ class Mixer(nn.Module, ABC):
         self,
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
-        state: State | None = None,
-    ) -> tuple[Float[Tensor, "B T D"], State]:
+        state: OwnState | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], OwnState]:
         """Mix along time within each document.
 
         Args:
@@ -87,7 +88,7 @@ def check_divides(path: str, value: int, *, what: str, total: int) -> None:
         raise ValueError(f"{path}={value}: must divide {what} = {total}; allowed {allowed}")
 
 
-def check_at_least(path: str, value: float, least: float) -> None:
+def check_at_least(path: str, value: int, least: int) -> None:
     """Raise the ValueError that names config path, value and bound if the value is below it."""
     if value < least:
         raise ValueError(f"{path}={value}: give at least {least}")

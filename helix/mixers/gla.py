@@ -96,7 +96,7 @@ class GLAConfig:
         return d_model * (2 * d_key + 3 * d_value) + decay
 
 
-class GatedLinearAttention(Mixer):
+class GatedLinearAttention(Mixer[GLAState]):
     """Write k v^T into a matrix, read it with q, let each of its rows decay by itself."""
 
     Config = GLAConfig

@@ -130,7 +130,7 @@ class CausalConv(nn.Module):
         return self.convolve(x, self.weight, self.bias, starts, tail)
 
 
-class Mamba2(Mixer):
+class Mamba2(Mixer[Mamba2State]):
     """Let a matrix state per head decay, learn and be read as each token asks."""
 
     Config = Mamba2Config

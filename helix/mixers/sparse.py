@@ -63,7 +63,7 @@ class SparseConfig(HeadsConfig):
         return n_keys * self.bytes_per_key(d_model, bytes_per_value=bytes_per_value) + 2 * 8
 
 
-class SparseAttention(Mixer):
+class SparseAttention(Mixer[SparseState]):
     """Let each token hear a window before it and the first tokens of its document."""
 
     Config = SparseConfig
@@ -88,9 +88,9 @@ class SparseAttention(Mixer):
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)
         positions = document_positions(starts, state and state.position)
-        memory = state and SparseMemory(*state[:-1])
+        memory = state and SparseMemory._make(state[:-1])
         y, memory = self.attend(*self.heads(x, positions), positions, memory)
-        return self.out_proj(y.flatten(2)), SparseState(*memory, document_ids[:, -1])
+        return self.out_proj(y.flatten(2)), SparseState._make((*memory, document_ids[:, -1]))
 
 
 def _sum_of_minima(n: int, limit: int) -> int:

@@ -5,7 +5,7 @@ Dims: B rows, T tokens, V vocabulary.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class LanguageModel(nn.Module, ABC):
         """
 
 
+@runtime_checkable
 class ModelConfig(Protocol):
     """What each family's config answers without building the model."""
 

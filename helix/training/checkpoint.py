@@ -135,7 +135,7 @@ def load(engine: Engine, path: Path) -> Progress:
         CheckpointError: The checkpoint is of another model.
     """
     state = json.loads((path / "state.json").read_text())
-    shapes = {name: list(p.shape) for name, p in engine_shapes(engine).items()}
+    shapes = {name: list(shape) for name, shape in engine_shapes(engine).items()}
     refuse_other_model(path, shapes, state["shapes"])
     if state["n_updates"]:
         engine.make_moments(state["n_updates"])

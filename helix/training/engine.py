@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +76,12 @@ def join_ranks() -> None:
     not asked for: DeepSpeed would build its shared-memory op for inference here, and look for MPI
     where the environment does not name the ranks.
     """
-    import deepspeed
-
     if dist.is_initialized():
         return
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it looked for a GPU
+    import deepspeed
+
     if "RANK" not in os.environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -90,7 +93,7 @@ def join_ranks() -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.ops.__compatible_ops__ = {}  # or each op is probed with a compiler, and one is built
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
     deepspeed.init_distributed(
@@ -169,6 +172,7 @@ class Engine:
     def __init__(self, model: LanguageModel, config: RunConfig) -> None:
         import deepspeed
 
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         self.settings = compose_ds_config(config, dist.get_world_size())
         self.stage: int = self.settings.get("zero_optimization", {}).get("stage", 0)
@@ -261,7 +265,7 @@ class Engine:
         `make_moments` comes first where there are moments to set.
         """
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         parameter = self.parameters[name]
         moments = {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}

@@ -118,9 +118,10 @@ def test_rows_read_back_as_the_documents_that_provenance_names(pristine, documen
 @pytest.mark.parametrize("weights", [{}, {"de": 3.0, "en": 1.0}, {"de": 1.0, "en": 9.0}])
 def test_sources_are_mixed_by_their_weights_in_tokens(pristine, weights):
     loader = loader_of(pristine, weights=weights)
-    for _ in range(200):
-        loader.next_rows()
-    share = {name: cursor.n_pairs for name, cursor in loader.mixture.cursors.items()}
+    share = Counter()
+    for row in (row for _ in range(200) for row in loader.next_rows()):
+        for segment in row:
+            share[segment.source] += segment.n_pairs
     expected = weights["de"] / sum(weights.values()) if weights else 0.5
     assert share["de"] / sum(share.values()) == pytest.approx(expected, abs=0.02)
 

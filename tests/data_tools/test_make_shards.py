@@ -1,5 +1,6 @@
 import json
 import shutil
+import tarfile
 from collections import Counter
 
 import pytest
@@ -68,6 +69,8 @@ def test_the_same_documents_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         make_shards(DOCUMENTS, TOKENIZER, tmp_path / name)
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    with tarfile.open(tmp_path / "a" / "train" / "de-000000.tar") as tar:
+        assert {(member.mtime, member.uname, member.uid) for member in tar} == {(0, "", 0)}
 
 
 def test_the_manifest_counts_what_is_there(tmp_path):
