@@ -17,6 +17,14 @@ def run_demo(arguments: Sequence[str]) -> int:
     return status_of(demo(*split_words(arguments, DemoConfig)))
 
 
+def run_data(arguments: Sequence[str]) -> int:
+    """Make data: fetch, train-tokenizer, make-shards; `helix data VERB --help` tells the options."""
+    from data_tools.options import main as run_verb
+
+    run_verb(arguments)
+    return 0
+
+
 def run_train(arguments: Sequence[str]) -> int:
     """Train a run, or go on with one: run_dir=... preset=... data.path=... tokenizer.path=..."""
     from helix.config import load
@@ -57,6 +65,7 @@ def run_doctor(arguments: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": run_demo,
+    "data": run_data,
     "train": run_train,
     "generate": run_generate,
     "plan": run_plan,
@@ -90,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         print(f"helix: {name}: no such command\n\n{usage()}", file=sys.stderr, end="")
         return USER_ERROR
-    if any(word in ("-h", "--help") for word in rest):
+    if name != "data" and any(word in ("-h", "--help") for word in rest):
         print(f"helix {name}: {COMMANDS[name].__doc__}")
         return 0
     try:

@@ -5,13 +5,15 @@ The only file that imports omegaconf.
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from helix.data import DataConfig
 from helix.models import HybridConfig
@@ -20,7 +22,7 @@ from helix.training.optimizer import OptimizerConfig
 from helix.training.schedule import ScheduleConfig
 
 Precision = Literal["fp32", "bf16"]
-Wandb = Literal["off", "online", "offline"]
+Wandb = Literal["disabled", "online", "offline"]
 Options = TypeVar("Options")
 
 
@@ -92,13 +94,13 @@ class MetricsConfig:
             device up and leaves MFU out where it is unknown.
     """
 
-    wandb: Wandb = "off"
+    wandb: Wandb = "disabled"
     wandb_project: str = "helix"
     peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         if self.wandb not in get_args(Wandb):
-            raise ValueError(f"metrics.wandb={self.wandb!r}: give off, online or offline")
+            raise ValueError(f"metrics.wandb={self.wandb!r}: give disabled, online or offline")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,24 +159,27 @@ def load(arguments: Sequence[str], presets: Mapping[str, Callable[[], RunConfig]
         ConfigError: A key, type or value that does not fit.
     """
     words = parse_words(arguments)
-    from_words = _overrides(words, leave_out=("config",))
-    file = words.get("config")
+    file = words.pop("config", None)
     if file is None and words.get("run_dir") and saved_path(words["run_dir"]).exists():
         file = str(saved_path(words["run_dir"]))
     from_file = _read_yaml(Path(file)) if file else OmegaConf.create({})
-    name = from_words.get("preset") or from_file.get("preset") or RunConfig().preset
+    name = str(words.get("preset") or from_file.get("preset") or RunConfig().preset)
     if name not in presets:
-        raise ConfigError(f"preset={name}: no such preset{suggestion(str(name), presets)}")
-    return compose(presets[name](), from_file, from_words)
+        raise ConfigError(f"preset={name}: no such preset{suggestion(name, presets)}")
+    base = presets[name]()
+    return compose(base, from_file, _read_words(words, base))
 
 
 def load_options(kind: type[Options], arguments: Sequence[str]) -> Options:
     """Read a command's own options from key=value words; see `load` for errors."""
-    return compose(kind(), _overrides(parse_words(arguments), leave_out=()))
+    return compose(kind, _read_words(parse_words(arguments), kind))
 
 
-def compose(base: Options, *overrides: DictConfig) -> Options:
-    """Merge overrides over a dataclass and check the result; see `load` for errors."""
+def compose(base: Options | type[Options], *overrides: DictConfig) -> Options:
+    """Merge overrides over a dataclass, or over its defaults, and check the result.
+
+    See `load` for errors.
+    """
     merged = OmegaConf.structured(base)
     try:
         for override in overrides:
@@ -183,6 +188,8 @@ def compose(base: Options, *overrides: DictConfig) -> Options:
         return OmegaConf.to_object(merged)  # pyright: ignore[reportReturnType]
     except OmegaConfBaseException as error:
         path = getattr(error, "full_key", None) or "config"
+        if isinstance(error, MissingMandatoryValue):
+            raise ConfigError(f"{path}: missing; give {path}=...") from error
         reason = str(getattr(error, "msg", None) or error).splitlines()[0]
         raise ConfigError(f"{path}: {reason}") from error
     except ConfigError:
@@ -261,12 +268,32 @@ def suggestion(word: str, allowed: Mapping[str, Any] | Sequence[str]) -> str:
     return f"; did you mean {near[0]}? Allowed: {listed}" if near else f"; allowed: {listed}"
 
 
-def _overrides(words: Mapping[str, str], *, leave_out: Sequence[str]) -> DictConfig:
-    dotlist = [f"{key}={value}" for key, value in words.items() if key not in leave_out]
-    try:
-        return OmegaConf.from_dotlist(dotlist)
-    except Exception as error:  # YAML's own errors have no common base with omegaconf's
-        raise ConfigError(f"{' '.join(dotlist)}: {str(error).splitlines()[0]}") from error
+def _read_words(words: Mapping[str, str], base: Any) -> DictConfig:
+    """Read the values as YAML, and those of text fields as they stand: a prompt may hold a colon."""
+    override = OmegaConf.create({})
+    for path, text in words.items():
+        if _is_text(base, path):
+            value = text.replace("${", "\\${")  # nor is a prompt searched for interpolations
+        else:
+            try:
+                value = yaml.safe_load(text)
+            except yaml.YAMLError as error:
+                raise ConfigError(f"{path}={text}: not a value: {_first_line(error)}") from error
+        OmegaConf.update(override, path, value)
+    return override
+
+
+def _is_text(base: Any, path: str) -> bool:
+    """Tell whether a dotted path leads to a field of text in a dataclass."""
+    head, _, rest = path.partition(".")
+    hint = typing.get_type_hints(base if isinstance(base, type) else type(base)).get(head)
+    if rest:
+        return dataclasses.is_dataclass(hint) and _is_text(hint, rest)
+    return hint in (str, str | None)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _read_yaml(path: Path) -> DictConfig:
@@ -274,8 +301,8 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"config={path}: no such file")
     try:
         loaded = OmegaConf.load(path)
-    except Exception as error:  # as above
-        raise ConfigError(f"config={path}: not YAML: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # YAML's own errors have no common base with omegaconf's
+        raise ConfigError(f"config={path}: not YAML: {_first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"config={path}: expected settings by name, found a list")
     return loaded
@@ -287,7 +314,7 @@ def _refuse_unknown(override: DictConfig, base: Any, prefix: str = "") -> None:
         if key not in allowed:
             hint = suggestion(str(key), allowed)
             raise ConfigError(f"{prefix}{key}: no such setting{hint}")
-        below = getattr(base, str(key))
+        below = getattr(base, str(key), None)
         if dataclasses.is_dataclass(below) and isinstance(override[key], DictConfig):
             _refuse_unknown(override[key], below, f"{prefix}{key}.")
 

@@ -27,7 +27,7 @@ def test_saved_run_reloads_equal(name, tmp_path):
     n_steps=st.integers(30, 10**7),
     rate=st.floats(1e-8, 1.0),
     weights=st.dictionaries(st.sampled_from(["de", "en", "code"]), st.floats(0.1, 10)),
-    wandb=st.sampled_from(["off", "online", "offline"]),
+    wandb=st.sampled_from(["disabled", "online", "offline"]),
 )
 def test_config_to_yaml_to_config_is_identity(tmp_path_factory, n_steps, rate, weights, wandb):
     words = [f"training.n_steps={n_steps}", f"optimizer.learning_rate={rate!r}"]
@@ -65,6 +65,14 @@ def test_mistake_is_named_with_its_path_and_a_way_out(words, message):
         load(words, PRESETS)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["Wasser: ", "1", "null", "a: [b", "${x}", " - ", "a=b", "#x"])
+def test_text_is_taken_as_it_stands(text):
+    from helix.generate import GenerateConfig
+
+    assert configs.load_options(GenerateConfig, [f"prompt={text}"]).prompt == text
+    assert load([f"data.path={text}"], PRESETS).data.path == text
 
 
 def test_file_that_is_not_yaml_is_refused(tmp_path):

@@ -63,7 +63,7 @@ class Metrics:
         self.stream = metrics_path(config.run_dir).open("a", encoding="utf-8")
         if self.stream.tell() and not _ends_in_newline(metrics_path(config.run_dir)):
             self.stream.write("\n")  # a line torn by a kill must not swallow the next one
-        if config.metrics.wandb != "off":
+        if config.metrics.wandb != "disabled":
             self.wandb = _start_wandb(config)
         if sys.stderr.isatty():
             self.bar = Progress(
@@ -141,7 +141,7 @@ def _start_wandb(config: RunConfig):  # noqa: ANN202  (wandb's type is only ther
     except ImportError as error:
         raise ValueError(
             f"metrics.wandb={config.metrics.wandb}: wandb is not installed; "
-            "pip install 'helix-pretraining[wandb]' or set metrics.wandb=off"
+            "pip install 'helix-pretraining[wandb]' or set metrics.wandb=disabled"
         ) from error
     return wandb.init(
         project=config.metrics.wandb_project,
