@@ -1,1 +1,1 @@
-
+"""Offline evaluations: a checkpoint or a text in, figures out."""

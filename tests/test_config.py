@@ -9,7 +9,7 @@ from helix.presets import PRESETS
 
 def test_words_override_the_file_which_overrides_the_preset(tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text("preset: hybrid_tiny\ntraining: {n_steps: 50, batch_rows: 16}\n")
+    file.write_text("preset: hybrid_tiny\ntraining: {n_steps: 65, batch_rows: 16}\n")
     run = load([f"config={file}", "training.n_steps=70"], PRESETS)
     assert (run.training.n_steps, run.training.batch_rows) == (70, 16)
     assert run.model == PRESETS["hybrid_tiny"]().model
@@ -24,7 +24,7 @@ def test_saved_run_reloads_equal(name, tmp_path):
 
 
 @given(
-    n_steps=st.integers(30, 10**7),
+    n_steps=st.integers(60, 10**7),
     rate=st.floats(1e-8, 1.0),
     weights=st.dictionaries(st.sampled_from(["de", "en", "code"]), st.floats(0.1, 10)),
     wandb=st.sampled_from(["disabled", "online", "offline"]),
@@ -90,4 +90,4 @@ def test_first_difference_overlooks_what_may_change():
     same = load(["training.deepspeed=zero2", "run_dir=elsewhere", "metrics.wandb=offline"], PRESETS)
     other = load(["model.d_ffn=640"], PRESETS)
     assert configs.first_difference(run, same) is None
-    assert configs.first_difference(run, other) == "model.d_ffn=512 here, 640 there"
+    assert configs.first_difference(run, other) == "model.d_ffn=384 here, 640 there"

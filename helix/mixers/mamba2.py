@@ -40,8 +40,6 @@ class Mamba2Config:
         n_groups: Groups of heads that share B and C.
         d_conv: Taps of the convolution.
         chunk_tokens: Chunk of the reference backend, a power of two; changes the speed alone.
-        dt_min: Shortest step at initialisation; steps are drawn log-uniformly.
-        dt_max: Longest step at initialisation.
     """
 
     d_state: int = 128
@@ -50,8 +48,6 @@ class Mamba2Config:
     n_groups: int = 1
     d_conv: int = 4
     chunk_tokens: int = 64
-    dt_min: float = 1e-3  # mamba_ssm/modules/mamba2.py, as is dt_max
-    dt_max: float = 0.1
     backend: Literal["auto", "reference"] = "auto"
 
     def __post_init__(self) -> None:
@@ -59,10 +55,6 @@ class Mamba2Config:
             check_at_least(f"mamba2.{name}", getattr(self, name), 1)
         if self.chunk_tokens & (self.chunk_tokens - 1):
             raise ValueError(f"mamba2.chunk_tokens={self.chunk_tokens}: give a power of two")
-        if not 0 < self.dt_min <= self.dt_max:
-            raise ValueError(
-                f"mamba2.dt_min={self.dt_min}: give a value in (0, dt_max = {self.dt_max}]"
-            )
 
     def check(self, d_model: int) -> None:
         """Refuse widths that do not divide."""

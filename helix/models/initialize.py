@@ -73,15 +73,15 @@ def table(name: str, weight: Tensor, *, n_blocks: int) -> Draw:
         return inverse_softplus_of_log_uniform(1e-3, 1e-1)  # the same
     if leaf == "D" or (leaf == "weight" and owner.endswith("norm")):
         return constant(1.0)
-    if "conv" in f"{owner}.{leaf}":
-        width = weight.shape[-1] if weight.ndim > 1 else 4
-        return uniform(-(width**-0.5), width**-0.5)  # fan-in of a depthwise filter
-    if leaf.endswith("bias"):
+    if leaf == "bias":
         return constant(0.0)
+    if owner == "conv":
+        bound = weight.shape[1] ** -0.5  # the fan-in of a depthwise filter is its width
+        return uniform(-bound, bound)
     if owner == "embedding":
         return normal(0.5 * weight.shape[1] ** -0.5)  # first loss is ln V + 1/8 behind the last norm
     std = math.sqrt(0.4 / weight.shape[1])  # Nguyen and Salazar 2019, arXiv:1910.05895: SmallInit
-    if owner in ("out", "out_proj", "down"):
+    if owner in ("out_proj", "down"):
         std /= math.sqrt(2 * n_blocks)  # 2 additions a block: Radford et al. 2019 (GPT-2), section 2.3
     return normal(std)
 
