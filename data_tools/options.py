@@ -33,7 +33,9 @@ def describe(kind: type) -> str:
     """Tell what the options of a verb are, with their defaults."""
     lines = [inspect.getdoc(kind) or "", "", "Write them as key=value; files as they are."]
     for field in fields(kind):
-        lines.append(f"  {field.name}={'(required)' if field.default is MISSING else field.default}")
+        lines.append(
+            f"  {field.name}={'(required)' if field.default is MISSING else field.default}"
+        )
     return "\n".join(lines)
 
 

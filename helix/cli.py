@@ -18,7 +18,7 @@ def run_demo(arguments: Sequence[str]) -> int:
 
 
 def run_data(arguments: Sequence[str]) -> int:
-    """Make data: fetch, train-tokenizer, make-shards; `helix data VERB --help` tells the options."""
+    """Make data: fetch, train-tokenizer or make-shards; `helix data VERB --help` tells more."""
     from data_tools.options import main as run_verb
 
     run_verb(arguments)
@@ -26,7 +26,7 @@ def run_data(arguments: Sequence[str]) -> int:
 
 
 def run_train(arguments: Sequence[str]) -> int:
-    """Train a run, or go on with one: run_dir=... preset=... data.path=... tokenizer.path=..."""
+    """Train a run, or go on: run_dir=... preset=... data.path=... tokenizer.path=..."""
     from helix.config import load
     from helix.presets import PRESETS
     from helix.training.trainer import train
@@ -44,7 +44,7 @@ def run_generate(arguments: Sequence[str]) -> int:
 
 
 def run_plan(arguments: Sequence[str]) -> int:
-    """Say what a preset costs: preset=... [n_gpus= zero_stage= micro_batch_rows= n_context= json=]."""
+    """Say what it costs: preset= [n_gpus= zero_stage= micro_batch_rows= n_context= json=]."""
     from helix.config import load, split_words
     from helix.plan import PlanConfig, print_plan
     from helix.presets import PRESETS

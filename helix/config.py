@@ -1,4 +1,4 @@
-"""RunConfig: all that defines a run, and how it is put together: defaults <- preset <- file <- key=value.
+"""RunConfig: all that defines a run, put together as defaults <- preset <- file <- key=value.
 
 The only file that imports omegaconf.
 """
@@ -27,7 +27,7 @@ Options = TypeVar("Options")
 
 
 class ConfigError(ValueError):
-    """A setting that a person must change; the message names its path, its value and what is allowed."""
+    """A setting that a person must change; the message names its path, value and the allowed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,9 @@ def saved_path(run_dir: str | Path) -> Path:
 def read_saved(run_dir: str | Path, presets: Mapping[str, Callable[[], RunConfig]]) -> RunConfig:
     """Load the config of a run folder; see `load` for errors."""
     if not saved_path(run_dir).exists():
-        raise ConfigError(f"run_dir={run_dir}: holds no run (no config.yaml); train one there first")
+        raise ConfigError(
+            f"run_dir={run_dir}: holds no run (no config.yaml); train one there first"
+        )
     return dataclasses.replace(load([f"run_dir={run_dir}"], presets), run_dir=str(run_dir))
 
 
@@ -269,7 +271,7 @@ def suggestion(word: str, allowed: Mapping[str, Any] | Sequence[str]) -> str:
 
 
 def _read_words(words: Mapping[str, str], base: Any) -> DictConfig:
-    """Read the values as YAML, and those of text fields as they stand: a prompt may hold a colon."""
+    """Read values as YAML, but text as it stands: a prompt may hold a colon."""
     override = OmegaConf.create({})
     for path, text in words.items():
         if _is_text(base, path):

@@ -1,7 +1,7 @@
 """The whole road on one machine: text, tokenizer, shards, training, bits per byte, generated text.
 
-Each stage leaves its result in the run folder and is passed over when that is already there, so that the
-same command goes on where it was stopped.
+Each stage leaves its result in the run folder and is passed over when that is already there, so
+that the same command goes on where it was stopped.
 """
 
 import dataclasses
@@ -96,8 +96,8 @@ def claim_text(run_dir: Path, options: DemoConfig) -> None:
     if note.exists():
         if json.loads(note.read_text()) != asked:
             raise ConfigError(
-                f"run_dir={run_dir}: holds a demo of other text; give the same text= and text_bytes=, "
-                "or a new run_dir"
+                f"run_dir={run_dir}: holds a demo of other text; give the same text= and "
+                "text_bytes=, or a new run_dir"
             )
         return
     for file in files:
@@ -182,9 +182,7 @@ def held_out_baselines(config: RunConfig) -> dict[str, Baselines]:
     sources = build_validation(
         config.data, load_tokenizer(config.tokenizer), rank=0, world_size=1, n_rows=1
     )
-    return {
-        source.name: measure_baselines("".join(source.texts()).encode()) for source in sources
-    }
+    return {source.name: measure_baselines("".join(source.texts()).encode()) for source in sources}
 
 
 def report(run_dir: Path, summary: Mapping[str, Any]) -> None:

@@ -55,7 +55,7 @@ def max_over_ranks(value: int, *, device: torch.device) -> int:
     return int(largest)
 
 
-def from_main(text: str | None) -> str | None:
+def from_main(text: str) -> str:
     """Hand rank 0's text to every rank."""
     if world_size() == 1:
         return text

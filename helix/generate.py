@@ -102,9 +102,7 @@ def sample_ids(
         logits, state = model.predict(torch.tensor([[token]], device=device), state)
 
 
-def draw(
-    logits: Float[Tensor, "V"], options: GenerateConfig, generator: torch.Generator
-) -> int:
+def draw(logits: Float[Tensor, " V"], options: GenerateConfig, generator: torch.Generator) -> int:
     """Draw one token: temperature, then the likeliest tokens that make up top_p.
 
     Source: Holtzman et al. 2019, arXiv:1904.09751 (nucleus sampling).

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from helix.kernels.chunks import scan_dtype
+
 
 class RMSNorm(nn.Module):
     """Divide by the root mean square over the last axis, with statistics in float32.
@@ -23,7 +25,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Normalise; the result has the dtype of `x`."""
-        return F.rms_norm(x.float(), (self.d,), self.weight.float(), self.eps).to(x.dtype)
+        dtype = scan_dtype(x)
+        y = F.rms_norm(x.to(dtype), (self.d,), self.weight.to(dtype), self.eps)
+        return y.to(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -61,6 +65,6 @@ def rotate(
     channel = torch.arange(half, device=x.device, dtype=torch.float32)
     angle = positions[..., None].float() * theta ** (-channel / half)  # (B, T, D/2)
     cos, sin = angle.cos()[:, :, None], angle.sin()[:, :, None]
-    first, second = x.float().split(half, dim=-1)
+    first, second = x.to(scan_dtype(x)).split(half, dim=-1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.to(x.dtype)

@@ -188,5 +188,3 @@ def print_plan(config: RunConfig, options: PlanConfig) -> None:
         "Memory is an estimate; fragmentation and communication buffers come on top.",
         soft_wrap=True,
     )
-
-

@@ -1,8 +1,8 @@
 """Named runs, each one function, derived from each other where they differ in little.
 
-Sizes follow the published Helix v2 family: the same pattern of Mamba-2 below, gated linear attention
-between and sparse attention on top, a tied vocabulary of 200,000, heads of 128. MLP widths are chosen so
-that each name tells the parameter count, within 2%. For each size `*_attention` is the control: plain
+Sizes follow the published Helix v2 family: Mamba-2 below, gated linear attention between and sparse
+attention on top, a tied vocabulary of 200,000, heads of 128. MLP widths are chosen so that each
+name tells the parameter count, within 2%. For each size `*_attention` is the control: plain
 attention in every layer, as many parameters.
 """
 

@@ -1,4 +1,4 @@
-"""The checker that pytest runs on every annotation of helix: beartype, with an int allowed for a float (PEP 484)."""
+"""Tests of helix, and the checker that pytest runs on every annotation: an int may be a float."""
 
 from beartype import BeartypeConf, beartype
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: fresh seeds, memory that nobody wrote poisoned with NaN, a corpus, two ranks."""
+"""Fixtures of all tests: fresh seeds, memory poisoned with NaN, a corpus, two ranks."""
 
 import pytest
 import torch
@@ -51,13 +51,18 @@ def _poisoned_memory():
 def corpus(tmp_path_factory):
     """A small dataset of bytes in two languages."""
     words = {
-        "de": "der Fluss fließt langsam über die grünen Wiesen und die Brücke trägt ihn".split(),
-        "en": "the river flows slowly over the green fields and the bridge carries it".split(),
+        source: sentence.split()
+        for source, sentence in (
+            ("de", "der Fluss fließt langsam über die grünen Wiesen und die Brücke trägt ihn"),
+            ("en", "the river flows slowly over the green fields and the bridge carries it"),
+        )
     }
     documents = [
         Document(
             id=f"{source}-{number}",
-            text=" ".join(words[source][(number * step) % 13] for step in range(1, 5 + number % 23)),
+            text=" ".join(
+                words[source][(number * step) % 13] for step in range(1, 5 + number % 23)
+            ),
             source=source,
             language=source,
             licence="CC0-1.0",

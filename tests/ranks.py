@@ -1,4 +1,4 @@
-"""Two real gloo ranks that live as long as the test session, so that each test need not start its own."""
+"""Real gloo ranks that live as long as the test session: starting them takes seconds."""
 
 import multiprocessing
 import os

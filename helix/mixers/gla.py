@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helix import kernels
+from helix.kernels.chunks import scan_dtype
 from helix.layers import RMSNorm
 from helix.mixers.base import Mixer, check_at_least, check_divides, document_starts
 
@@ -125,7 +126,7 @@ class GatedLinearAttention(Mixer[GLAState]):
         starts = document_starts(document_ids, state and state.last_document)
         q, k, v, gate = self.in_proj(x).split(self.widths, dim=-1)
         decay = self.decay_up(self.decay_down(x))
-        log_decay = F.logsigmoid(decay.float()) / self.temperature
+        log_decay = F.logsigmoid(decay.to(scan_dtype(x))) / self.temperature
         q, k, v, log_decay = (z.unflatten(-1, (self.n_heads, -1)) for z in (q, k, v, log_decay))
         y, memory = self.scan(q, k, v, log_decay, starts, state and state.memory)
         y = self.norm(y).flatten(2) * F.silu(gate)

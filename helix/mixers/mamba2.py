@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helix import kernels
+from helix.kernels.chunks import scan_dtype
 from helix.layers import RMSNorm
 from helix.mixers.base import Mixer, check_at_least, check_divides, document_starts
 
@@ -158,9 +159,10 @@ class Mamba2(Mixer[Mamba2State]):
         u, b, c = F.silu(channels).split(self.channel_widths, dim=-1)
         u = u.unflatten(-1, (-1, self.d_head))
         b, c = (y.unflatten(-1, (self.n_groups, -1)) for y in (b, c))
-        dt = F.softplus(dt.float() + self.dt_bias.float())
-        log_decay = -self.A_log.float().exp() * dt
+        dtype = scan_dtype(x)
+        dt = F.softplus(dt.to(dtype) + self.dt_bias.to(dtype))
+        log_decay = -self.A_log.to(dtype).exp() * dt
         y, memory = self.scan(u, log_decay, dt, b, c, starts, state and state.memory)
-        y = (y + self.D.float()[:, None] * u).to(x.dtype).flatten(2)
+        y = (y + self.D.to(dtype)[:, None] * u).to(x.dtype).flatten(2)
         y = self.out_proj(self.norm(y * F.silu(z)))
         return y, Mamba2State(memory, tail, document_ids[:, -1])

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from helix.batch import IGNORED
+from helix.kernels.chunks import scan_dtype
 from helix.kernels.cross_entropy import linear_cross_entropy
 
 
@@ -29,7 +30,8 @@ class TiedHead(nn.Module):
             A float32 scalar, or float32 logits of shape (B, V).
         """
         if targets is None:
-            return hidden[:, -1].float() @ self.weight.float().T
+            dtype = scan_dtype(hidden)
+            return hidden[:, -1].to(dtype) @ self.weight.to(dtype).T
         return linear_cross_entropy(
             hidden.flatten(0, 1),
             self.weight,

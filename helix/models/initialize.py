@@ -1,7 +1,7 @@
 """Every weight's initialisation, in one table.
 
-Each parameter draws from a generator seeded by (seed, its name), so that a value depends neither on the
-order of construction nor on the rank or device that holds it.
+Each parameter draws from a generator seeded by (seed, its name), so that a value depends neither
+on the order of construction nor on the rank or device that holds it.
 
 Dims: d_in the second axis of a matrix, L number of blocks.
 """
@@ -79,10 +79,14 @@ def table(name: str, weight: Tensor, *, n_blocks: int) -> Draw:
         bound = weight.shape[1] ** -0.5  # the fan-in of a depthwise filter is its width
         return uniform(-bound, bound)
     if owner == "embedding":
-        return normal(0.5 * weight.shape[1] ** -0.5)  # first loss is ln V + 1/8 behind the last norm
+        return normal(
+            0.5 * weight.shape[1] ** -0.5
+        )  # first loss is ln V + 1/8 behind the last norm
     std = math.sqrt(0.4 / weight.shape[1])  # Nguyen and Salazar 2019, arXiv:1910.05895: SmallInit
     if owner in ("out_proj", "down"):
-        std /= math.sqrt(2 * n_blocks)  # 2 additions a block: Radford et al. 2019 (GPT-2), section 2.3
+        std /= math.sqrt(
+            2 * n_blocks
+        )  # 2 additions a block: Radford et al. 2019 (GPT-2), section 2.3
     return normal(std)
 
 

@@ -101,8 +101,7 @@ class StackConfig:
         """Count forward FLOPs per token: two for each multiply-add; norms are left out."""
         counts = Counter(self.kinds())
         parts = {
-            k: n * self.mixer(k).flops_per_token(self.d_model, n_context)
-            for k, n in counts.items()
+            k: n * self.mixer(k).flops_per_token(self.d_model, n_context) for k, n in counts.items()
         }
         return {**parts, "mlp": counts.total() * 6 * self.d_model * self.d_ffn}
 

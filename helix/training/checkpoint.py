@@ -64,32 +64,19 @@ def save(engine: Engine, run_dir: str | Path, progress: Progress, *, keep: int) 
     Raises:
         CheckpointError: On every rank, if any rank could not write its share.
     """
-    folder = checkpoints_dir(run_dir)
-    final = folder / f"step-{progress.step:08d}"
-    if final.exists() and is_intact(final):
+    final = checkpoints_dir(run_dir) / f"step-{progress.step:08d}"
+    is_saved = distributed.is_main() and is_intact(final)
+    if distributed.from_main("saved" if is_saved else ""):
         return final
-    partial = folder / f".partial-{final.name}"
-    files, problem = {}, ""
-    try:
-        if distributed.is_main():
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-    except OSError as error:
-        problem = str(error)
-    distributed.barrier()
-    shapes: dict[str, list[int]] = {}
-    try:
-        for file in _write_share(engine, partial, shapes, problem):
-            files[file.name] = _describe(file)
-    except (OSError, SafetensorError) as error:
-        problem = str(error)
+    partial = final.with_name(f".partial-{final.name}")
+    files, shapes, problem = _write(engine, partial)
     files, problem = _gather(files, problem)
     if not problem and distributed.is_main():
         problem = _seal(partial, final, files, progress, engine.n_updates, shapes, keep)
-    problem = distributed.from_main(problem) or ""
+    problem = distributed.from_main(problem)
+    if problem and distributed.is_main():
+        shutil.rmtree(partial, ignore_errors=True)
     if problem:
-        if distributed.is_main():
-            shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
             f"{final}: not written: {problem}; earlier checkpoints are untouched: free some space "
             "and run the same command again"
@@ -173,6 +160,26 @@ def refuse_other_model(path: Path, ours: dict[str, Any], theirs: dict[str, Any])
                 f"{path}: a checkpoint of another model: {name} has shape {theirs.get(name)} there "
                 f"and {ours.get(name)} in the model of this config; use the run's own config.yaml"
             )
+
+
+def _write(engine: Engine, partial: Path) -> tuple[dict[str, Any], dict[str, list[int]], str]:
+    """Write this rank's files; give what they are, all shapes, and the problem if there was one."""
+    files: dict[str, Any] = {}
+    shapes: dict[str, list[int]] = {}
+    problem = ""
+    try:
+        if distributed.is_main():
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+    except OSError as error:
+        problem = str(error)
+    distributed.barrier()
+    try:
+        for file in _write_share(engine, partial, shapes, problem):
+            files[file.name] = _describe(file)
+    except (OSError, SafetensorError) as error:
+        problem = str(error)
+    return files, shapes, problem
 
 
 def _write_share(

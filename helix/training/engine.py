@@ -27,7 +27,7 @@ from helix.training.optimizer import build_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
 
-# Where each stage keeps its flat fp32 partitions. Private names of deepspeed 0.19.8, which pyproject pins.
+# Where each stage keeps its flat fp32 partitions: private names of the deepspeed that is pinned.
 PARTITIONS = (
     "fp32_partitioned_groups_flat",  # stage 3
     "single_partition_of_fp32_groups",  # stages 1 and 2
@@ -79,7 +79,9 @@ def join_ranks() -> None:
     if dist.is_initialized():
         return
     if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it looked for a GPU
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # or DeepSpeed warns that it looked for a GPU
     import deepspeed
 
     if "RANK" not in os.environ:
@@ -201,7 +203,8 @@ class Engine:
         """Say in one line how the run is laid out."""
         s = self.settings
         return (
-            f"DeepSpeed ZeRO-{self.stage} on {self.device.type}: {s['train_batch_size']} rows a step = "
+            f"DeepSpeed ZeRO-{self.stage} on {self.device.type}: "
+            f"{s['train_batch_size']} rows a step = "
             f"{self.world_size} ranks x {self.n_accumulations} accumulations x "
             f"{s['train_micro_batch_size_per_gpu']} rows, "
             f"{'bf16' if s['bf16']['enabled'] else 'fp32'}, clip {s['gradient_clipping']}"
@@ -264,8 +267,8 @@ class Engine:
 
         `make_moments` comes first where there are moments to set.
         """
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
         parameter = self.parameters[name]
         moments = {"exp_avg": state.exp_avg, "exp_avg_sq": state.exp_avg_sq}
@@ -287,7 +290,7 @@ class Engine:
             parameter.data.copy_(weight)
 
     def make_moments(self, n_updates: int) -> None:
-        """Create AdamW's state before its first step, as after `n_updates` steps, with zero moments."""
+        """Create AdamW's state before its first step, as after `n_updates`, with zero moments."""
         inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
         held = list(self.parameters.values()) if self.stage == 0 else self._partitions()
         for weights in held:
@@ -299,7 +302,7 @@ class Engine:
 
     @property
     def n_updates(self) -> int:
-        """Count the optimizer steps that changed the weights, which AdamW's bias correction needs."""
+        """Count the steps that changed the weights, which AdamW's bias correction needs."""
         inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
         steps = {int(state["step"]) for state in inner.state.values()}
         assert len(steps) <= 1, f"AdamW counts differ between partitions: {steps}"
@@ -334,6 +337,8 @@ class Engine:
         return safe_get_full_optimizer_state(parameter, key).detach().float().cpu().clone()
 
     def _plain_gradient_norm(self) -> float:
-        # At stage 0 DeepSpeed clips but does not tell the norm. Gradients are averaged here already.
-        squares = [p.grad.float().square().sum() for p in self.parameters.values() if p.grad is not None]
+        # At stage 0 DeepSpeed clips but does not tell the norm. Gradients are averaged already.
+        squares = [
+            p.grad.float().square().sum() for p in self.parameters.values() if p.grad is not None
+        ]
         return float(torch.stack(squares).sum().sqrt())

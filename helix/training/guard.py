@@ -11,7 +11,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopSignals:
-    """Remembers the first stop signal instead of dying of it; a second Ctrl-C interrupts at once."""
+    """Remembers the first stop signal and lives on; a second Ctrl-C interrupts at once."""
 
     def __init__(self) -> None:
         self.received = 0

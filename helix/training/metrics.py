@@ -1,7 +1,7 @@
 """metrics.jsonl, the truth of a run's figures, with progress for people and wandb when asked.
 
-Each line is one JSON object: step, attempt, tokens, and figures whose names end in their unit. A run
-that was killed writes some steps twice; `read_records` gives each step's last line.
+Each line is one JSON object: step, attempt, tokens, and figures whose names end in their unit. A
+run that was killed writes some steps twice; `read_records` gives each step's last line.
 """
 
 import json
@@ -126,7 +126,9 @@ def _note(record: Record) -> str:
             f"{record['speed/tokens_per_s']:,.0f} tokens/s"
         )
     named = {k: v for k, v in record.items() if k.endswith("bits_per_byte")}
-    return "held-out bits/byte: " + ", ".join(f"{k.split('/')[1]} {v:.3f}" for k, v in named.items())
+    return "held-out bits/byte: " + ", ".join(
+        f"{k.split('/')[1]} {v:.3f}" for k, v in named.items()
+    )
 
 
 def _ends_in_newline(path: Path) -> bool:
@@ -135,7 +137,7 @@ def _ends_in_newline(path: Path) -> bool:
         return stream.read(1) == b"\n"
 
 
-def _start_wandb(config: RunConfig):  # noqa: ANN202  (wandb's type is only there with the extra)
+def _start_wandb(config: RunConfig):
     try:
         import wandb
     except ImportError as error:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import resource
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,17 +34,17 @@ class TrainingError(RuntimeError):
     """A run that cannot go on; the message says what to do."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Trainer:
-    """A run in progress. `Trainer.build` makes one; `fit` takes it to its end or to a stop signal."""
+    """A run in progress. `Trainer.build` makes one; `fit` takes it to its end or to a signal."""
 
     config: RunConfig
-    tokenizer: Tokenizer
     loader: Loader
     validation: list[ValidationSource]
     engine: Engine
     metrics: Metrics
     progress: Progress
+    bytes_of_token: Tensor  # UTF-8 bytes that each id stands for
 
     @classmethod
     def build(cls, config: RunConfig) -> "Trainer":
@@ -71,7 +72,11 @@ class Trainer:
             seed=config.seed,
         )
         validation = build_validation(
-            config.data, tokenizer, rank=rank, world_size=world_size, n_rows=training.validation_rows
+            config.data,
+            tokenizer,
+            rank=rank,
+            world_size=world_size,
+            n_rows=training.validation_rows,
         )
         model = build_model(config.model, seed=config.seed, device="cpu")
         engine = Engine(model, config)
@@ -81,7 +86,17 @@ class Trainer:
         if distributed.is_main():
             configs.save(config, configs.saved_path(config.run_dir))
             engine.save_settings(Path(config.run_dir) / "deepspeed.json")
-        return cls(config, tokenizer, loader, validation, engine, metrics, progress)
+            print(engine.summary(), file=sys.stderr, flush=True)
+        n_bytes = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.n_vocab)]
+        return cls(
+            config=config,
+            loader=loader,
+            validation=validation,
+            engine=engine,
+            metrics=metrics,
+            progress=progress,
+            bytes_of_token=torch.tensor(n_bytes, device=engine.device),
+        )
 
     def fit(self) -> int:
         """Train to the last step; give 0, or the number of the signal that stopped the run."""
@@ -145,9 +160,6 @@ class Trainer:
 
     def count(self, batch: Batch) -> Tensor:
         """Count this rank's targets and the bytes of text that they stand for."""
-        if not hasattr(self, "bytes_of_token"):
-            n_bytes = [len(self.tokenizer.token_bytes(i)) for i in range(self.tokenizer.n_vocab)]
-            self.bytes_of_token = torch.tensor(n_bytes, device=self.engine.device)
         targets = batch.targets[batch.targets != IGNORED]
         return torch.stack(
             (targets.new_tensor(targets.numel()), self.bytes_of_token[targets].sum())
@@ -157,9 +169,9 @@ class Trainer:
         """Stop a run whose loss or gradient is not finite, before it can be saved."""
         if not math.isfinite(value):
             raise TrainingError(
-                f"step {self.progress.step + 1}: the {name} is {value}; the weights on disk are those "
-                "of the last checkpoint. Lower optimizer.learning_rate or training.clip_norm and "
-                "go on in a new run_dir"
+                f"step {self.progress.step + 1}: the {name} is {value}; the weights on disk are "
+                "those of the last checkpoint. Lower optimizer.learning_rate or "
+                "training.clip_norm and start again in a new run_dir"
             )
 
     def describe(
@@ -214,7 +226,7 @@ class Trainer:
 
 
 def train(config: RunConfig) -> int:
-    """Train a run to its end; give 0, or the number of the signal that stopped it. All ranks call it."""
+    """Train a run to its end; give 0, or the signal that stopped it. All ranks call it."""
     return Trainer.build(config).fit()
 
 
@@ -227,14 +239,14 @@ def claim_run_dir(config: RunConfig) -> None:
         difference = configs.first_difference(config, configs.load_file(saved, config))
         if difference:
             raise ConfigError(
-                f"run_dir={config.run_dir}: holds another run: {difference}; drop that setting to go "
-                "on with it, or give a new run_dir"
+                f"run_dir={config.run_dir}: holds another run: {difference}; drop that setting to "
+                "go on with it, or give a new run_dir"
             )
     Path(config.run_dir).mkdir(parents=True, exist_ok=True)
 
 
 def refuse_other_vocabulary(n_vocab: int, tokenizer: Tokenizer) -> None:
-    """Refuse an embedding that is smaller than the tokenizer's vocabulary, or padded beyond reason."""
+    """Refuse an embedding smaller than the tokenizer's vocabulary, or padded beyond reason."""
     padded = -(-tokenizer.n_vocab // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
     if not tokenizer.n_vocab <= n_vocab <= padded:
         raise ConfigError(
@@ -246,8 +258,8 @@ def refuse_other_vocabulary(n_vocab: int, tokenizer: Tokenizer) -> None:
 def restore(engine: Engine, loader: Loader, config: RunConfig) -> Progress:
     """Load the newest intact checkpoint into engine and loader; without one, begin at step 0."""
     found = checkpoint.newest(config.run_dir) if distributed.is_main() else None
-    path = distributed.from_main(str(found) if found else None)
-    if path is None:
+    path = distributed.from_main(str(found) if found else "")
+    if not path:
         return Progress()
     progress = checkpoint.load(engine, Path(path))
     loader.load_state_dict(progress.loader)

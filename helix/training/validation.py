@@ -2,7 +2,8 @@
 
     bits per byte = sum of nats over all targets / ln 2 / UTF-8 bytes of the documents
 
-The ends of documents are targets too and are charged to the model. No tokens-per-byte constant enters.
+The ends of documents are targets too and are charged to the model. No constant of tokens per byte
+enters.
 """
 
 import math

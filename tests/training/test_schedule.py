@@ -1,3 +1,5 @@
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def test_rate_never_jumps(drawn):
     rates = [rate_ratio(config, step, n_steps) for step in range(n_steps + 1)]
     n_fall = config.n_decay_steps or (n_steps - config.n_warmup_steps)
     steepest = max(1 / (config.n_warmup_steps + 1), 1.6 / max(1, n_fall))
-    assert all(abs(b - a) <= steepest + 1e-9 for a, b in zip(rates, rates[1:], strict=False))
+    assert all(abs(b - a) <= steepest + 1e-9 for a, b in itertools.pairwise(rates))
 
 
 @given(schedules())
