@@ -24,7 +24,7 @@ from data_tools.documents import (
     group_blocks,
     write_documents,
 )
-from data_tools.options import run_verb
+from data_tools.options import run_program
 from helix.data import DataError
 from helix.data.progress import show_progress
 
@@ -242,4 +242,4 @@ def is_prose(comment: str) -> bool:
 
 
 if __name__ == "__main__":
-    run_verb(run, FetchOptions, sys.argv[1:])
+    run_program(run, FetchOptions, sys.argv[1:])

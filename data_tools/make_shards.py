@@ -20,7 +20,7 @@ import numpy as np
 from webdataset.writer import TarWriter
 
 from data_tools.documents import Document, read_documents
-from data_tools.options import run_verb
+from data_tools.options import run_program
 from helix.data import DataError, Dataset
 from helix.data.progress import show_progress
 from helix.data.shards import (
@@ -340,4 +340,4 @@ def describe_shard(root: Path, name: str) -> Shard:
 
 
 if __name__ == "__main__":
-    run_verb(run, MakeShardsOptions, sys.argv[1:])
+    run_program(run, MakeShardsOptions, sys.argv[1:])

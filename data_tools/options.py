@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
-from helix.config import load_options
+from helix.config import ConfigError, load_options, suggestion
 
 Options = TypeVar("Options")
 VERBS = {
@@ -40,23 +40,30 @@ def describe(kind: type) -> str:
 
 
 def run_verb(run: Callable[[Any], object], kind: type, arguments: Sequence[str]) -> None:
-    """Run a verb as a program: a bad input ends it with one message and exit status 2."""
+    """Run a verb, or tell its options."""
     if {"-h", "--help"} & set(arguments):
         print(describe(kind))
         return
+    run(read_options(kind, arguments))
+
+
+def run_program(run: Callable[[Any], object], kind: type, arguments: Sequence[str]) -> None:
+    """Run a verb as a program: a bad input ends it with one message and exit status 2."""
     try:
-        run(read_options(kind, arguments))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        run_verb(run, kind, arguments)
+    except (ValueError, OSError) as error:
+        print(f"helix: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the verb that the first argument names."""
+    """Run the verb that the first argument names; `helix.cli` tells a person what went wrong."""
     verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print(f"give one of: {', '.join(VERBS)}")
+        return
     if verb not in VERBS:
-        print(f"give one of: {', '.join(VERBS)}", file=sys.stderr)
-        raise SystemExit(0 if verb in ("-h", "--help") else 2)
+        raise ConfigError(f"data {verb}: no such verb{suggestion(verb, VERBS)}")
     module_name, options_name = VERBS[verb].split(":")
     module = importlib.import_module(module_name)
     run_verb(module.run, getattr(module, options_name), arguments[1:])

@@ -15,7 +15,7 @@ from typing import Literal
 import sentencepiece
 
 from data_tools.documents import Document, cut_block, read_documents
-from data_tools.options import run_verb
+from data_tools.options import run_program
 from helix.data import DataError
 from helix.tokenizer import SentencePieceTokenizer
 
@@ -133,4 +133,4 @@ def train_model(lines: list[str], n_vocab: int, model_type: ModelType) -> bytes:
 
 
 if __name__ == "__main__":
-    run_verb(run, TrainTokenizerOptions, sys.argv[1:])
+    run_program(run, TrainTokenizerOptions, sys.argv[1:])

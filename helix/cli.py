@@ -1,12 +1,19 @@
 """The command line: each command loads its config and calls one function."""
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 USER_ERROR = 2
 INTERRUPTED = 130
 SIGNALLED = 128  # a shell's own convention: 128 + the number of the signal
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+RAISED_IN_TRAINING = (
+    ("helix.training.trainer", "TrainingError"),
+    ("helix.training.checkpoint", "CheckpointError"),
+)
 
 
 def run_demo(arguments: Sequence[str]) -> int:
@@ -74,8 +81,13 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def status_of(signal_number: int) -> int:
-    """Give the exit status for a run that a signal stopped, 0 for one that ended."""
-    return SIGNALLED + signal_number if signal_number else 0
+    """Give the exit status for a run that a signal stopped, and say so; 0 for one that ended."""
+    if not signal_number:
+        return 0
+    if os.environ.get("RANK", "0") == "0":
+        name = signal.Signals(signal_number).name
+        print(f"helix: stopped by {name} and saved; the same command goes on", file=sys.stderr)
+    return SIGNALLED + signal_number
 
 
 def usage() -> str:
@@ -97,7 +109,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if words else USER_ERROR
     name, *rest = words
     if name not in COMMANDS:
-        print(f"helix: {name}: no such command\n\n{usage()}", file=sys.stderr, end="")
+        from helix.config import suggestion
+
+        print(f"helix: {name}: no such command{suggestion(name, COMMANDS)}", file=sys.stderr)
         return USER_ERROR
     if name != "data" and any(word in ("-h", "--help") for word in rest):
         print(f"helix {name}: {COMMANDS[name].__doc__}")
@@ -105,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return COMMANDS[name](rest)
     except KeyboardInterrupt:
-        print("helix: interrupted; what is on disk is whole", file=sys.stderr)
+        print("helix: interrupted; what is on disk is whole: run it again", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
@@ -113,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     except Exception as error:
         if not is_users_to_mend(error):
             raise
-        print(f"helix: {error}", file=sys.stderr)
+        print(f"helix: {explain(error)}", file=sys.stderr)
         return USER_ERROR
 
 
@@ -121,12 +135,21 @@ def is_users_to_mend(error: Exception) -> bool:
     """Tell errors about settings, data, disks and checkpoints from bugs of ours."""
     from helix.config import ConfigError
     from helix.data import DataError
+    from helix.tokenizer import TokenizerError
 
-    kinds: tuple[type[Exception], ...] = (ConfigError, DataError, OSError)
-    training = sys.modules.get("helix.training.trainer")
-    if training is not None:
-        kinds += (training.TrainingError, training.checkpoint.CheckpointError)
+    kinds: tuple[type[Exception], ...] = (ConfigError, DataError, TokenizerError, OSError)
+    for module, name in RAISED_IN_TRAINING:
+        if module in sys.modules:  # what was never imported raised nothing
+            kinds += (getattr(sys.modules[module], name),)
     return isinstance(error, kinds)
+
+
+def explain(error: Exception) -> str:
+    """Put an error into one line, with what to do where the system's own words do not tell."""
+    line = " ".join(str(error).split("\n"))
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        line += "; what is on disk is whole: free some space and run the same command again"
+    return line
 
 
 def console() -> int:

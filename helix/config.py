@@ -200,9 +200,17 @@ def compose(base: Options | type[Options], *overrides: DictConfig) -> Options:
 
 def save(config: Any, path: Path) -> None:
     """Write a config as YAML that loads to an equal one."""
+    write_whole(path, OmegaConf.to_yaml(OmegaConf.structured(config)))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or, where the disk is full or the process is killed, not at all."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(OmegaConf.to_yaml(OmegaConf.structured(config)), encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

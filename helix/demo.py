@@ -71,12 +71,11 @@ def demo(options: DemoConfig, overrides: Sequence[str]) -> int:
     run_dir = Path(options.run_dir)
     run_words = [f"run_dir={run_dir}", *overrides]
     configs.load(run_words, PRESETS)  # refuse a mistake before anything is written
-    claim_text(run_dir, options)
+    refuse_other_text(run_dir, options)
     prepare(run_dir, options)
     config = complete_config(run_dir, configs.load(run_words, PRESETS))
     stopped_by = train(config)
     if stopped_by:
-        say(f"stopped by a signal; the same command goes on: helix demo run_dir={run_dir}")
         return stopped_by
     summary = summarise(config, wall_s=time.perf_counter() - started)
     write_json(run_dir / "summary.json", summary)
@@ -85,26 +84,31 @@ def demo(options: DemoConfig, overrides: Sequence[str]) -> int:
     return 0
 
 
-def claim_text(run_dir: Path, options: DemoConfig) -> None:
-    """Note which text the folder is made of, and refuse a folder made of other text."""
-    files = [Path(name) for name in options.text.split(",") if name]
-    asked = {
-        "text": {f.name: hash_file(f) for f in files},
-        "text_bytes": options.text_bytes if not files else None,
-    }
-    note = run_dir / "demo.json"
-    if note.exists():
-        if json.loads(note.read_text()) != asked:
-            raise ConfigError(
-                f"run_dir={run_dir}: holds a demo of other text; give the same text= and "
-                "text_bytes=, or a new run_dir"
-            )
-        return
-    for file in files:
+def refuse_other_text(run_dir: Path, options: DemoConfig) -> None:
+    """Refuse a folder that is made of other text, and files that are not there."""
+    for file in text_paths(options):
         if not file.exists():
             raise ConfigError(f"text={file}: no such file")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_json(note, asked)
+    note = run_dir / "demo.json"
+    if note.exists() and json.loads(note.read_text(encoding="utf-8")) != describe_text(options):
+        raise ConfigError(
+            f"run_dir={run_dir}: holds a demo of other text; give the same text= and "
+            "text_bytes=, or a new run_dir"
+        )
+
+
+def text_paths(options: DemoConfig) -> list[Path]:
+    """List the files and folders that the user named."""
+    return [Path(name) for name in options.text.split(",") if name]
+
+
+def describe_text(options: DemoConfig) -> dict[str, Any]:
+    """Name the text that a demo is made of, by the hashes of its files."""
+    files = text_paths(options)
+    return {
+        "text": {file.name: hash_file(file) for file in files},
+        "text_bytes": options.text_bytes if not files else None,
+    }
 
 
 def prepare(run_dir: Path, options: DemoConfig) -> None:
@@ -112,12 +116,14 @@ def prepare(run_dir: Path, options: DemoConfig) -> None:
     if (run_dir / "data" / "manifest.json").exists():
         return
     documents = gather_documents(options)
+    parts = split_documents(documents, fraction=VALIDATION_FRACTION, seed=SPLIT_SEED)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    write_json(run_dir / "demo.json", describe_text(options))  # not before the text proved usable
     licences = sorted({f"{d.source}: {d.licence}" for d in documents})
     (run_dir / "LICENCES.txt").write_text("\n".join(licences) + "\n", encoding="utf-8")
     model_file = tokenizer_file(run_dir)
     model_file.parent.mkdir(parents=True, exist_ok=True)
     say("training the tokenizer ...")
-    parts = split_documents(documents, fraction=VALIDATION_FRACTION, seed=SPLIT_SEED)
     trained_on = [d for (split, _), part in sorted(parts.items()) if split == "train" for d in part]
     train_tokenizer(trained_on, model_file, n_vocab=N_VOCAB)
     tokenizer = load_tokenizer(configs.TokenizerConfig(path=str(model_file)))
@@ -133,7 +139,7 @@ def prepare(run_dir: Path, options: DemoConfig) -> None:
 def gather_documents(options: DemoConfig) -> list[Document]:
     """Read the user's text, or gather the packages' own."""
     if options.text:
-        return read_documents([name for name in options.text.split(",") if name])
+        return read_documents(text_paths(options))
     return demo_documents(max_bytes=options.text_bytes)
 
 
@@ -226,9 +232,7 @@ def hash_file(path: Path) -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    configs.write_whole(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def say(message: str) -> None:

@@ -44,7 +44,7 @@ class GenerateConfig:
     n_tokens: int = 200
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
+        if not self.temperature >= 0:  # nor is NaN
             raise ValueError(f"temperature={self.temperature}: give 0 or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: give a value in (0, 1]")
@@ -109,7 +109,8 @@ def draw(logits: Float[Tensor, " V"], options: GenerateConfig, generator: torch.
     """
     if options.temperature == 0:
         return int(logits.argmax())
-    shares, tokens = (logits / options.temperature).softmax(dim=-1).sort(descending=True)
+    scaled = (logits.double() - logits.max()) / options.temperature  # at most 0: never overflows
+    shares, tokens = scaled.softmax(dim=-1).sort(descending=True)
     is_kept = shares.cumsum(dim=-1) - shares < options.top_p  # the likeliest always is
     drawn = torch.multinomial(shares * is_kept, 1, generator=generator)
     return int(tokens[drawn])

@@ -17,7 +17,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from helix.config import RunConfig
+from helix.config import ConfigError, RunConfig
 from helix.models.hybrid import HybridConfig
 from helix.training.flops import training_flops_per_token
 
@@ -48,9 +48,12 @@ class PlanConfig:
     def __post_init__(self) -> None:
         if self.n_gpus < 1:
             raise ValueError(f"n_gpus={self.n_gpus}: give at least 1")
+        for name in ("micro_batch_rows", "n_context"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
         if not 0 < self.utilisation <= 1:
             raise ValueError(f"utilisation={self.utilisation}: give a value in (0, 1]")
-        if self.peak_tflops <= 0:
+        if not self.peak_tflops > 0:
             raise ValueError(f"peak_tflops={self.peak_tflops}: give a value above 0")
 
 
@@ -82,12 +85,15 @@ def plan(config: RunConfig, options: PlanConfig) -> Plan:
     """Work the costs of a run out.
 
     Raises:
-        ValueError: The context does not suit the model.
+        ConfigError: The context does not suit the model.
     """
     n_context = options.n_context or config.data.n_context
     rows = options.micro_batch_rows or config.training.micro_batch_rows
     model, precision = config.model, config.training.precision
-    model.check(n_context)
+    try:
+        model.check(n_context)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     parts = model.parameters_by_part()
     n_parameters = sum(parts.values())
     flops = training_flops_per_token(model, n_context)

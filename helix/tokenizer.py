@@ -24,6 +24,10 @@ BLIND_SPOTS = re.compile("([\u0000\u2581]+)")
 PROBE = "  Zwei  Leer\u2581zeichen\t\n\nﬁ ² \U0001f9ec\x00 "
 
 
+class TokenizerError(ValueError):
+    """A vocabulary or a text that cannot be used; the message says what to do."""
+
+
 class Tokenizer(ABC):
     """Turn text into ids and ids into text; `decode(encode(text)) == text` for any Unicode text.
 
@@ -91,7 +95,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with byte fallback, identity normalisation and no dummy prefix.
 
     Raises:
-        ValueError: The file is missing, is not a SentencePiece model, or loses text.
+        TokenizerError: The file is missing, is not a SentencePiece model, or loses text.
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
@@ -101,7 +105,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             self.processor.LoadFromSerializedProto(serialized)
         except RuntimeError:
-            raise ValueError(
+            raise TokenizerError(
                 f"tokenizer.path={self.model_file}: not a SentencePiece model; "
                 "give the .model file that data_tools.train_tokenizer wrote"
             ) from None
@@ -158,12 +162,12 @@ class SentencePieceTokenizer(Tokenizer):
     def check(self) -> None:
         """Refuse a model that has no bos or eos, or that changes text."""
         if min(self.bos_id, self.eos_id) < 0:
-            raise ValueError(
+            raise TokenizerError(
                 f"tokenizer.path={self.model_file}: the model has no bos or no eos piece; "
                 "train it with both, as data_tools.train_tokenizer does"
             )
         if len(self.byte_ids) < 256 or self.decode(self.encode(PROBE)) != PROBE:
-            raise ValueError(
+            raise TokenizerError(
                 f"tokenizer.path={self.model_file}: the model changes text (it normalises, adds a "
                 "prefix or has no byte fallback), so bits per byte would be wrong; train one with "
                 "data_tools.train_tokenizer"
@@ -193,13 +197,13 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     """Load the tokenizer that a run names.
 
     Raises:
-        ValueError: The model file is not named, missing, or not a SentencePiece model that
+        TokenizerError: The model file is not named, missing, or not a SentencePiece model that
             keeps text as it is.
     """
     if config.kind == "byte":
         return ByteTokenizer()
     if config.path is None:
-        raise ValueError(
+        raise TokenizerError(
             "tokenizer.path=None: give the SentencePiece model file, or tokenizer.kind=byte"
         )
     return SentencePieceTokenizer(config.path)
@@ -213,13 +217,13 @@ def n_cores() -> int:
 def read_model(path: Path) -> bytes:
     """Read a model file."""
     if not path.is_file():
-        raise ValueError(
+        raise TokenizerError(
             f"tokenizer.path={path}: no such file; give the .model file that "
             "data_tools.train_tokenizer wrote"
         )
     serialized = path.read_bytes()
     if not serialized:
-        raise ValueError(f"tokenizer.path={path}: the file is empty; train the tokenizer again")
+        raise TokenizerError(f"tokenizer.path={path}: the file is empty; train the tokenizer again")
     return serialized
 
 
@@ -235,7 +239,7 @@ def utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise TokenizerError(
             f"character {error.start} of the text, U+{ord(text[error.start]):04X}, is half of a "
             "surrogate pair and has no UTF-8 form; decode the source as UTF-16 first"
         ) from None

@@ -298,7 +298,7 @@ def open_dataset(config: DataConfig, tokenizer: Tokenizer, split: Split) -> Data
 def share_of(batch_rows: int, rank: int, world_size: int) -> slice:
     """Give a rank's rows of a global batch."""
     if batch_rows < 1 or batch_rows % world_size:
-        raise ValueError(
+        raise DataError(
             f"training.batch_rows={batch_rows}: give a multiple of the {world_size} ranks"
         )
     n_rows = batch_rows // world_size

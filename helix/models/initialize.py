@@ -79,14 +79,12 @@ def table(name: str, weight: Tensor, *, n_blocks: int) -> Draw:
         bound = weight.shape[1] ** -0.5  # the fan-in of a depthwise filter is its width
         return uniform(-bound, bound)
     if owner == "embedding":
-        return normal(
-            0.5 * weight.shape[1] ** -0.5
-        )  # first loss is ln V + 1/8 behind the last norm
+        # behind the last norm, logits of variance 1/4 and a first loss of ln V + 1/8
+        return normal(0.5 * weight.shape[1] ** -0.5)
     std = math.sqrt(0.4 / weight.shape[1])  # Nguyen and Salazar 2019, arXiv:1910.05895: SmallInit
     if owner in ("out_proj", "down"):
-        std /= math.sqrt(
-            2 * n_blocks
-        )  # 2 additions a block: Radford et al. 2019 (GPT-2), section 2.3
+        # 2 additions a block: Radford et al. 2019 (GPT-2), section 2.3
+        std /= math.sqrt(2 * n_blocks)
     return normal(std)
 
 

@@ -82,8 +82,7 @@ class StackConfig:
             if n_context % chunk:
                 raise ValueError(
                     f"data.n_context={n_context}: must be a multiple of {kind}.chunk_tokens="
-                    f"{chunk}; the nearest are {n_context // chunk * chunk or chunk} and "
-                    f"{(n_context // chunk + 1) * chunk}"
+                    f"{chunk}; the nearest: {', '.join(map(str, _neighbours(n_context, chunk)))}"
                 )
 
     def parameters_by_part(self) -> dict[str, int]:
@@ -111,6 +110,12 @@ class StackConfig:
             self.mixer(kind).state_bytes(self.d_model, n_context, bytes_per_value=bytes_per_value)
             for kind in self.kinds()
         )
+
+
+def _neighbours(value: int, divisor: int) -> list[int]:
+    """Give the multiples of a divisor, above 0, between which a value lies."""
+    below = value // divisor * divisor
+    return [multiple for multiple in (below, below + divisor) if multiple > 0]
 
 
 class Block(nn.Module):

@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -95,6 +96,8 @@ def newest(run_dir: str | Path) -> Path | None:
     found = [path for path in found if _step_of(path) >= 0]
     for path in found:
         if is_intact(path):
+            if path != found[0]:
+                print(f"helix: {found[0]}: damaged; going on from {path.name}", file=sys.stderr)
             return path
     if found:
         raise CheckpointError(
@@ -107,11 +110,11 @@ def newest(run_dir: str | Path) -> Path | None:
 def is_intact(path: Path) -> bool:
     """Tell whether a checkpoint's manifest names files that are there with the bytes it names."""
     try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        return manifest["format"] == FORMAT and all(
-            _describe(path / name) == described for name, described in manifest["files"].items()
+        files = _read_manifest(path)
+        return "state.json" in files and all(
+            _describe(path / name) == described for name, described in files.items()
         )
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return False
 
 
@@ -169,7 +172,8 @@ def _write(engine: Engine, partial: Path) -> tuple[dict[str, Any], dict[str, lis
     problem = ""
     try:
         if distributed.is_main():
-            shutil.rmtree(partial, ignore_errors=True)
+            for left_by_a_kill in partial.parent.glob(".partial-*"):
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
             partial.mkdir(parents=True)
     except OSError as error:
         problem = str(error)
@@ -255,7 +259,9 @@ def _seal(
         _sync(pointer)
         pointer.replace(final.parent / "latest")
         _sync(final.parent)
-        for old in sorted(final.parent.glob("step-*"), key=_step_of)[:-keep]:
+        # A later step that is there is damaged, or it would have been gone on from.
+        saved = [p for p in final.parent.glob("step-*") if 0 <= _step_of(p) <= progress.step]
+        for old in sorted(saved, key=_step_of)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         return str(error)
@@ -287,11 +293,28 @@ def _step_of(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{path}: not a manifest of format {FORMAT}")
+    files = manifest.get("files")
+    if not isinstance(files, dict):
+        raise ValueError(f"{path}: the manifest names no files")
+    return files
+
+
 def _by_name(path: Path, kind: str) -> dict[str, Path]:
+    """Find the file of each tensor, in the files that the manifest vouches for and in no other."""
     names: dict[str, Path] = {}
-    for file in sorted(path.glob(f"{kind}-*.safetensors")):
-        with safe_open(file, framework="pt") as tensors:
-            names |= dict.fromkeys(tensors.keys(), file)
+    for file in sorted(path / name for name in _read_manifest(path) if name.startswith(f"{kind}-")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names |= dict.fromkeys(tensors.keys(), file)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{file}: not safetensors ({error}), though the manifest vouches for it: somebody "
+                "changed both; restore the checkpoint from a copy"
+            ) from error
     return names
 
 

@@ -31,7 +31,8 @@ def draw_curve(run_dir: str | Path, baselines: Mapping[str, Mapping[str, float]]
             style = {"order0": ":", "order1": "--"}.get(name, "-.")
             bits.axhline(value, color=colour, ls=style, lw=1, label=f"{source}, {name}")
     bits.set(xlabel="optimizer step", ylabel="bits per byte", ylim=(0, None))
-    bits.legend(fontsize=8)
+    if held_out:
+        bits.legend(fontsize=8)
     path = Path(run_dir) / "curve.png"
     partial = path.with_name(".curve.partial.png")
     figure.savefig(partial, dpi=120)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from helix.batch import Batch
-from helix.config import ConfigError, RunConfig, suggestion
+from helix.config import ConfigError, RunConfig, suggestion, write_whole
 from helix.distributed import local_device
 from helix.models.base import LanguageModel, Output
 from helix.training.optimizer import build_optimizer
@@ -197,7 +197,8 @@ class Engine:
     def save_settings(self, path: Path) -> None:
         """Write the configuration in effect: ours, and what DeepSpeed made of its ZeRO section."""
         zero = json.loads(self.engine._config.zero_config.model_dump_json())
-        path.write_text(json.dumps({**self.settings, "zero_optimization": zero}, indent=1) + "\n")
+        settings = {**self.settings, "zero_optimization": zero}
+        write_whole(path, json.dumps(settings, indent=1) + "\n")
 
     def summary(self) -> str:
         """Say in one line how the run is laid out."""
@@ -211,7 +212,7 @@ class Engine:
         )
 
     def accumulate(self, batch: Batch, *, n_targets: int) -> Tensor:
-        """Run one micro-batch forward and backward.
+        """Run one micro-batch forward and backward; after the last of a step comes `apply`.
 
         Args:
             n_targets: Targets of the whole optimizer step, over all ranks and micro-batches.
@@ -224,14 +225,15 @@ class Engine:
         # is that of the mean over all targets of the step and never a mean of means.
         scale = self.world_size * self.n_accumulations / n_targets
         self.engine.backward(output.loss * scale)
+        if not self.engine.is_gradient_accumulation_boundary():
+            self.engine.step()  # only counts the micro-batch
         return output.loss.detach()
 
-    def finish_micro_batch(self, learning_rate: float) -> Applied:
-        """Count a micro-batch, and take the optimizer step if it was the last of its step."""
+    def apply(self, learning_rate: float) -> Applied:
+        """Take the optimizer step over the micro-batches accumulated."""
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        is_boundary = self.engine.is_gradient_accumulation_boundary()
-        norm = self._plain_gradient_norm() if is_boundary and self.stage == 0 else None
+        norm = self._plain_gradient_norm() if self.stage == 0 else None
         self.engine.step()
         if norm is None:
             norm = self.engine.get_global_grad_norm()

@@ -5,6 +5,7 @@ run that was killed writes some steps twice; `read_records` gives each step's la
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from helix.config import RunConfig, to_dict
+from helix.config import ConfigError, RunConfig, to_dict
 
 Record = dict[str, float]
 PLAIN_LINES = 20  # lines of progress that a whole run prints where there is no terminal
@@ -33,12 +34,12 @@ def metrics_path(run_dir: str | Path) -> Path:
 def read_records(run_dir: str | Path) -> list[Record]:
     """Read a run's figures in order of step, the last attempt's where a step was repeated.
 
-    A line torn by a kill is left out.
+    A line torn by a kill, or by a disk, is left out.
     """
     if not metrics_path(run_dir).exists():
         return []
     by_step: dict[tuple[float, bool], Record] = {}
-    for line in metrics_path(run_dir).read_text(encoding="utf-8").splitlines():
+    for line in metrics_path(run_dir).read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -99,7 +100,8 @@ class Metrics:
         """Append one line, and show it."""
         if self.stream is None:
             return
-        line = {"step": step, "attempt": self.attempt, "tokens": n_tokens, **record}
+        figures = {k: v if math.isfinite(v) else None for k, v in record.items()}  # JSON has no NaN
+        line = {"step": step, "attempt": self.attempt, "tokens": n_tokens, **figures}
         self.stream.write(json.dumps(line) + "\n")
         self.stream.flush()
         if self.wandb:
@@ -141,7 +143,7 @@ def _start_wandb(config: RunConfig):
     try:
         import wandb
     except ImportError as error:
-        raise ValueError(
+        raise ConfigError(
             f"metrics.wandb={config.metrics.wandb}: wandb is not installed; "
             "pip install 'helix-pretraining[wandb]' or set metrics.wandb=disabled"
         ) from error

@@ -104,16 +104,15 @@ class Trainer:
         with StopSignals() as signals, self.metrics:
             if self.progress.step == 0:
                 self.validate()
-            while self.progress.step < training.n_steps:
+            stop = 0
+            while self.progress.step < training.n_steps and not stop:
                 self.metrics.write(*self.take_step())
                 if self.is_due(training.validate_every_steps):
                     self.validate()
                 stop = signals.agreed(self.engine.device)
                 if stop or self.is_due(training.checkpoint_every_steps):
                     self.save()
-                if stop:
-                    return stop
-        return 0
+        return stop if self.progress.step < training.n_steps else 0
 
     def is_due(self, every_steps: int) -> bool:
         """Tell whether something that happens every so many steps, and at the end, happens now."""
@@ -136,15 +135,14 @@ class Trainer:
         totals = distributed.sum_over_ranks(self.count(batch))
         n_targets, n_bytes = (int(total) for total in totals)
         nats = torch.zeros((), dtype=torch.float64, device=self.engine.device)
-        applied = None
         for start in range(0, batch.n_rows, training.micro_batch_rows):
             micro_batch = batch.rows(start, start + training.micro_batch_rows)
             nats += self.engine.accumulate(micro_batch, n_targets=n_targets)
-            if start + training.micro_batch_rows >= batch.n_rows:
-                nats = distributed.sum_over_ranks(nats)
-                self.refuse_non_finite(float(nats), "loss")
-            applied = self.engine.finish_micro_batch(rate)
-        assert applied is not None
+        nats = distributed.sum_over_ranks(nats)
+        self.refuse_non_finite(float(nats), "loss")
+        applied = self.engine.apply(rate)
+        if not applied.is_applied and distributed.is_main():
+            print(f"step {step + 1}: skipped, a gradient is not finite", file=sys.stderr)
         self.progress = dataclasses.replace(
             self.progress, step=step + 1, n_tokens=self.progress.n_tokens + n_targets
         )
