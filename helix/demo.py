@@ -123,9 +123,9 @@ def prepare(run_dir: Path, options: DemoConfig) -> None:
     (run_dir / "LICENCES.txt").write_text("\n".join(licences) + "\n", encoding="utf-8")
     model_file = tokenizer_file(run_dir)
     model_file.parent.mkdir(parents=True, exist_ok=True)
-    say("training the tokenizer ...")
     trained_on = [d for (split, _), part in sorted(parts.items()) if split == "train" for d in part]
-    train_tokenizer(trained_on, model_file, n_vocab=N_VOCAB)
+    with Console(stderr=True).status("training the tokenizer"):  # SentencePiece tells no progress
+        train_tokenizer(trained_on, model_file, n_vocab=N_VOCAB)
     tokenizer = load_tokenizer(configs.TokenizerConfig(path=str(model_file)))
     make_shards(
         documents,

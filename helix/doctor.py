@@ -94,11 +94,7 @@ def print_findings(options: DoctorConfig) -> None:
     packages = Table("package", "version")
     for name, version in found.packages.items():
         extra = PACKAGES[name]
-        how = (
-            f"not installed: pip install 'helix-pretraining\\[{extra}]'"
-            if extra
-            else "not installed"
-        )
+        how = f"not installed: pip install -e '.\\[{extra}]'" if extra else "not installed"
         packages.add_row(name, version or how)
     console.print(packages)
     table = Table("kernel", "backend", "taken", "why")

@@ -100,6 +100,7 @@ def plan(config: RunConfig, options: PlanConfig) -> Plan:
     memory = {
         **state_gib(n_parameters, precision, options),
         "activations": activation_bytes(model, rows * n_context, precision) / GIB,
+        "mixer_states": mixer_state_bytes(model, rows * n_context, n_context) / GIB,
         "logits": logit_bytes(model) / GIB,
     }
     tokens_per_s = options.n_gpus * options.peak_tflops * 1e12 * options.utilisation / flops
@@ -157,6 +158,19 @@ def activation_bytes(model: HybridConfig, n_tokens: int, precision: str) -> int:
     if model.recompute == "full":
         kept = [d for _ in kept] + [max(kept)]
     return n_tokens * sum(kept) * (2 if precision == "bf16" else 4)
+
+
+def mixer_state_bytes(model: HybridConfig, n_tokens: int, n_context: int) -> int:
+    """Estimate the recurrent states that chunked scans keep: one for each chunk of each layer.
+
+    Under recompute=full those of one layer at a time.
+    """
+    kept = [
+        n_tokens * mixer.state_bytes(model.d_model, n_context, bytes_per_value=2) // chunk_tokens
+        for mixer in map(model.mixer, model.kinds())
+        if (chunk_tokens := getattr(mixer, "chunk_tokens", 0))
+    ]
+    return max(kept, default=0) if model.recompute == "full" else sum(kept)
 
 
 def logit_bytes(model: HybridConfig) -> int:

@@ -145,7 +145,7 @@ def _start_wandb(config: RunConfig):
     except ImportError as error:
         raise ConfigError(
             f"metrics.wandb={config.metrics.wandb}: wandb is not installed; "
-            "pip install 'helix-pretraining[wandb]' or set metrics.wandb=disabled"
+            "pip install -e '.[wandb]' or set metrics.wandb=disabled"
         ) from error
     return wandb.init(
         project=config.metrics.wandb_project,
