@@ -147,10 +147,20 @@ def _start_wandb(config: RunConfig):
             f"metrics.wandb={config.metrics.wandb}: wandb is not installed; "
             "pip install -e '.[wandb]' or set metrics.wandb=disabled"
         ) from error
-    return wandb.init(
-        project=config.metrics.wandb_project,
-        mode=config.metrics.wandb,
-        dir=config.run_dir,
-        name=Path(config.run_dir).name,
-        config=to_dict(config),
-    )
+    try:
+        return wandb.init(
+            project=config.metrics.wandb_project,
+            mode=config.metrics.wandb,
+            dir=config.run_dir,
+            name=Path(config.run_dir).name,
+            config=to_dict(config),
+        )
+    except wandb.errors.Error as error:
+        raise ConfigError(
+            f"metrics.wandb={config.metrics.wandb}: {_first_line(error)}; set "
+            "metrics.wandb=offline and send the run with `wandb sync`"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
