@@ -135,6 +135,8 @@ class RunConfig:
 MAY_CHANGE = (
     "run_dir",
     "preset",
+    "data.path",  # a place; what lies there is held to the checkpoint by its fingerprint
+    "tokenizer.path",  # likewise, by the dataset's manifest
     "metrics",
     "model.recompute",
     "model.loss_chunk_rows",

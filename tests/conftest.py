@@ -1,5 +1,7 @@
 """Fixtures of all tests: fresh seeds, memory poisoned with NaN, a corpus, two ranks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -31,6 +33,12 @@ TINY_MODEL = (
     "training.checkpoint_every_steps=3",
     "schedule.n_warmup_steps=2",
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite tests/golden and print what changed"
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -80,12 +88,30 @@ def tiny_run(corpus, tmp_path):
     """Make the config of a run of some seconds; words override it."""
 
     def make(*words: str, run_dir: str = "run") -> RunConfig:
-        overridden = {word.partition("=")[0] for word in words}
-        kept = [word for word in TINY_MODEL if word.partition("=")[0] not in overridden]
-        places = [f"run_dir={tmp_path / run_dir}", f"data.path={corpus}"]
-        return load([*kept, *places, *words], PRESETS)
+        return tiny_config(*words, run_dir=tmp_path / run_dir, data_path=corpus)
 
     return make
+
+
+def tiny_config(*words: str, run_dir: Path, data_path: Path) -> RunConfig:
+    overridden = {word.partition("=")[0] for word in words}
+    kept = [word for word in TINY_MODEL if word.partition("=")[0] not in overridden]
+    return load([*kept, f"run_dir={run_dir}", f"data.path={data_path}", *words], PRESETS)
+
+
+@pytest.fixture(scope="session")
+def trained_run(corpus, tmp_path_factory):
+    """Make the config of a small run that has ended. Read its folder; do not change it."""
+    from helix.training.trainer import train
+
+    config = tiny_config(
+        "training.n_steps=20",
+        "training.validate_every_steps=10",
+        run_dir=tmp_path_factory.mktemp("trained") / "run",
+        data_path=corpus,
+    )
+    assert train(config) == 0
+    return config
 
 
 class RankPool:

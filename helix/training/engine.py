@@ -122,6 +122,12 @@ def read_ds_config(name: str) -> dict[str, Any]:
         settings = json.loads(source.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"training.deepspeed={name}: not JSON: {error}") from error
+    is_named = isinstance(settings, dict)
+    if not is_named or not isinstance(settings.get("zero_optimization", {}), dict):
+        raise ConfigError(
+            f"training.deepspeed={name}: write settings by name, as in "
+            '{"zero_optimization": {"stage": 1}}'
+        )
     for key in settings:
         if key in OWNED_BY_RUN:
             raise ConfigError(

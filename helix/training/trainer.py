@@ -82,11 +82,11 @@ class Trainer:
         engine = Engine(model, config)
         progress = restore(engine, loader, config)
         attempt = next_attempt(config.run_dir)
-        metrics = Metrics(config, is_main=distributed.is_main(), attempt=attempt)
         if distributed.is_main():
             configs.save(config, configs.saved_path(config.run_dir))
             engine.save_settings(Path(config.run_dir) / "deepspeed.json")
             print(engine.summary(), file=sys.stderr, flush=True)
+        metrics = Metrics(config, is_main=distributed.is_main(), attempt=attempt)
         n_bytes = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.n_vocab)]
         return cls(
             config=config,

@@ -68,8 +68,8 @@ def test_a_verb_that_does_not_exist_is_refused_by_name():
 
 
 def test_a_bad_input_ends_in_one_message_and_status_2(tmp_path, capsys):
+    arguments = [str(tmp_path / "no.txt"), f"out={tmp_path}/a.model"]
     with pytest.raises(SystemExit) as ended:
-        arguments = [str(tmp_path / "no.txt"), f"out={tmp_path}/a.model"]
         run_program(train_tokenizer.run, train_tokenizer.TrainTokenizerOptions, arguments)
     assert ended.value.code == 2
     error = capsys.readouterr().err

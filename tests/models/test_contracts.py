@@ -53,11 +53,12 @@ def test_prediction_from_each_prefix_is_what_the_loss_is_taken_of(case):
 
 
 @each_case
-@given(lengths=st.lists(st.integers(2, 14), min_size=1, max_size=4))
+@given(first=st.integers(3, 14), lengths=st.lists(st.integers(2, 14), max_size=3))
 @settings(deadline=None, max_examples=6)
-def test_packed_documents_cost_and_teach_what_they_do_alone(case, lengths):
-    model = build(case)
-    documents = [draw_tokens(length, seed=seed) for seed, length in enumerate(lengths)]
+def test_packed_documents_cost_and_teach_what_they_do_alone(case, first, lengths):
+    # one token alone has nothing to attend to, and then its queries' gradient is rounding
+    model = build(case).double()
+    documents = [draw_tokens(length, seed=seed) for seed, length in enumerate([first, *lengths])]
     loss, flows = loss_and_gradients(model, batch_of(*documents))
     alone = [loss_and_gradients(model, batch_of(document)) for document in documents]
     assert_close(loss, torch.stack([own_loss for own_loss, _ in alone]).sum())
@@ -104,7 +105,8 @@ def test_every_parameter_receives_a_gradient_within_one_batch(case):
 
 @each_case
 def test_first_loss_is_that_of_an_even_guess(case):
-    output = build(case)(batch_of(draw_tokens(2000)))
+    with torch.no_grad():
+        output = build(case)(batch_of(draw_tokens(2000)))
     assert output.n_targets == 1999
     assert float(output.loss) / output.n_targets == pytest.approx(LN_V, abs=0.2)
 
@@ -112,14 +114,15 @@ def test_first_loss_is_that_of_an_even_guess(case):
 @each_case
 def test_loss_is_finite_at_one_token(case):
     loss, flows = loss_and_gradients(build(case), batch_of(draw_tokens(2)))
-    assert torch.isfinite(loss)
-    assert all(torch.isfinite(flow).all() for flow in flows)
+    assert all(torch.isfinite(x).all() for x in (loss, *flows))
 
 
 @each_case
 def test_batch_without_targets_costs_and_teaches_nothing(case):
-    output = build(case)(scoring(batch_of(draw_tokens(9)), slice(0)))
-    assert (float(output.loss), output.n_targets) == (0, 0)
+    batch = scoring(batch_of(draw_tokens(9)), slice(0))
+    loss, flows = loss_and_gradients(build(case), batch)
+    assert (float(loss), batch.n_targets) == (0, 0)
+    assert not any(flow.any() for flow in flows)
 
 
 @each_case
@@ -171,6 +174,12 @@ def test_weights_depend_on_seed_and_name_alone():
         assert all(torch.equal(p, q) for p, q in shared)
 
 
+def test_each_block_draws_weights_of_its_own():
+    model = build_model(hybrid(pattern="gla*3"), seed=0, device="cpu")
+    first, *others = [block.mlp.gate_up.weight for block in model.stack.blocks]
+    assert not any(torch.equal(first, other) for other in others)
+
+
 @each_case
 def test_another_seed_draws_other_weights(case):
     constants = ("norm.weight", ".D", ".bias")
@@ -180,6 +189,7 @@ def test_another_seed_draws_other_weights(case):
 
 
 @each_case
+@torch.no_grad()
 def test_special_weights_survive_the_building(case):
     config = CASES[case]
     for name, p in build(case).named_parameters():
@@ -191,7 +201,7 @@ def test_special_weights_survive_the_building(case):
             assert ((steps >= 0.999e-3) & (steps <= 0.1001)).all()
         elif leaf == "D" or name.endswith("norm.weight"):
             assert (p == 1).all()
-        elif name.endswith(("out_proj.weight", "down.weight")):
+        elif name.endswith((".out_proj.weight", ".down.weight")):
             std = math.sqrt(0.4 / p.shape[1] / (2 * len(config.kinds())))
             assert float(p.std()) == pytest.approx(std, rel=0.1)
         assert torch.isfinite(p).all()

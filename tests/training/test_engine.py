@@ -1,0 +1,89 @@
+"""What is asked of DeepSpeed: no number twice, no setting left for it to change."""
+
+import importlib.resources
+import json
+from dataclasses import replace
+
+import pytest
+
+from helix.config import ConfigError
+from helix.training.engine import OWNED_BY_RUN, compose_ds_config, join_ranks
+from tests.training.runs import with_words
+
+SHIPPED = sorted(
+    file.name.removesuffix(".json")
+    for file in importlib.resources.files("ds_configs").iterdir()
+    if file.name.endswith(".json")
+)
+
+
+def test_the_files_that_the_documentation_names_are_shipped():
+    assert SHIPPED == ["cpu", "zero1", "zero2", "zero3", "zero3_offload"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"zero_optimization": {"stage": 0}}])
+def test_bf16_without_a_zero_stage_is_refused(tiny_run, tmp_path, settings):
+    file = tmp_path / "stage0.json"
+    file.write_text(json.dumps(settings))
+    config = with_words(tiny_run(), deepspeed=str(file))
+    assert compose_ds_config(config, 1)["bf16"]["enabled"] is False
+    with pytest.raises(ConfigError, match=r"training.precision=bf16 .*stage 0.*use zero1"):
+        compose_ds_config(with_words(config, precision="bf16"), 1)
+
+
+@pytest.mark.parametrize("key", OWNED_BY_RUN)
+def test_number_that_lives_in_the_run_is_refused_in_the_file(tiny_run, tmp_path, key):
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 1}, key: 1}))
+    config = with_words(tiny_run(), deepspeed=str(file))
+    with pytest.raises(ConfigError, match=rf"sets {key}, which {OWNED_BY_RUN[key]} decides"):
+        compose_ds_config(config, 1)
+
+
+def test_file_that_is_not_there_is_refused_with_the_nearest_name(tiny_run):
+    with pytest.raises(ConfigError, match=r"deepspeed=zero33: neither .*; did you mean zero3\?"):
+        compose_ds_config(with_words(tiny_run(), deepspeed="zero33"), 1)
+
+
+@pytest.mark.parametrize("text", ["{", "", "\xff", "[]", '{"zero_optimization": 1}'])
+def test_file_that_is_not_settings_is_refused(tiny_run, tmp_path, text):
+    file = tmp_path / "own.json"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=r"training.deepspeed=.*own.json: "):
+        compose_ds_config(with_words(tiny_run(), deepspeed=str(file)), 1)
+
+
+def test_accumulation_follows_from_the_rows_and_the_ranks(tiny_run):
+    config = with_words(tiny_run(), batch_rows=12, micro_batch_rows=2)
+    settings = compose_ds_config(config, 3)
+    assert settings["gradient_accumulation_steps"] == 2
+    with pytest.raises(ConfigError, match=r"micro_batch_rows=2 x 5 ranks"):
+        compose_ds_config(config, 5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_deepspeed_takes_each_shipped_file_as_it_is_meant(tiny_run, name, precision):
+    join_ranks()  # the parser asks for the number of ranks
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    config = tiny_run(f"training.deepspeed={name}", f"training.precision={precision}")
+    config = replace(config, training=replace(config.training, micro_batch_rows=2, clip_norm=0.7))
+    settings = compose_ds_config(config, 1)
+    parsed = DeepSpeedConfig(settings)
+    rows = (parsed.train_batch_size, parsed.train_micro_batch_size_per_gpu)
+    assert (*rows, parsed.gradient_accumulation_steps) == (4, 2, 2)
+    assert parsed.gradient_clipping == 0.7
+    assert parsed.bfloat16_config.enabled == (precision == "bf16")
+    assert parsed.bfloat16_config.check_grad_overflow
+    assert not parsed.float16_config.enabled
+    assert parsed.grad_accum_dtype == "fp32"  # it would be that of the model
+    assert str(parsed.communication_data_type).endswith("float32")  # likewise
+    assert not parsed.prescale_gradients
+    assert parsed.gradient_predivide_factor == 1.0
+    assert parsed.optimizer_name is None
+    assert parsed.scheduler_name is None
+    zero = json.loads(parsed.zero_config.model_dump_json(by_alias=True))
+    for key, value in settings["zero_optimization"].items():
+        found = {k: zero[key][k] for k in value} if isinstance(value, dict) else zero[key]
+        assert found == value, key
