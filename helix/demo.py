@@ -22,7 +22,7 @@ from data_tools.documents import Document, read_documents
 from data_tools.fetch import demo_documents
 from data_tools.make_shards import make_shards, split_documents
 from data_tools.train_tokenizer import train_tokenizer
-from evals.baselines import Baselines, measure_baselines
+from evals.baselines import measure_baselines
 from helix import config as configs
 from helix.config import ConfigError, RunConfig
 from helix.data import build_validation
@@ -69,6 +69,7 @@ def demo(options: DemoConfig, overrides: Sequence[str]) -> int:
     """
     started = time.perf_counter()
     run_dir = Path(options.run_dir)
+    refuse_own_settings(overrides)
     run_words = [f"run_dir={run_dir}", *overrides]
     configs.load(run_words, PRESETS)  # refuse a mistake before anything is written
     refuse_other_text(run_dir, options)
@@ -77,11 +78,21 @@ def demo(options: DemoConfig, overrides: Sequence[str]) -> int:
     stopped_by = train(config)
     if stopped_by:
         return stopped_by
-    summary = summarise(config, wall_s=time.perf_counter() - started)
-    write_json(run_dir / "summary.json", summary)
-    draw_curve(run_dir, summary["baselines"])
-    report(run_dir, summary)
+    if not (run_dir / "summary.json").exists():  # else the run had ended before
+        summary = summarise(config, wall_s=time.perf_counter() - started)
+        draw_curve(run_dir, summary["baselines"])
+        write_json(run_dir / "summary.json", summary)
+    report(run_dir, json.loads((run_dir / "summary.json").read_text(encoding="utf-8")))
     return 0
+
+
+def refuse_own_settings(overrides: Sequence[str]) -> None:
+    """Refuse settings that would have no effect: the demo makes the data and the tokenizer."""
+    for key in configs.parse_words(overrides):
+        if key in ("model", "model.n_vocab", "data", "data.path", "data.validation_bytes") or (
+            key.partition(".")[0] == "tokenizer"
+        ):
+            raise ConfigError(f"{key}: the demo sets it itself; use helix train to choose it")
 
 
 def refuse_other_text(run_dir: Path, options: DemoConfig) -> None:
@@ -158,14 +169,21 @@ def complete_config(run_dir: Path, config: RunConfig) -> RunConfig:
 
 
 def summarise(config: RunConfig, *, wall_s: float) -> dict[str, Any]:
-    """Gather the figures of a finished run, and a sample in each language."""
+    """Gather the figures of a finished run, and a sample in each language.
+
+    Args:
+        wall_s: Of the attempt that ended the run, from its first second.
+    """
     scored = [r for r in read_records(config.run_dir) if any("validation/" in k for k in r)]
-    baselines = held_out_baselines(config)
     loaded = load_run(config.run_dir)
+    sources = build_validation(config.data, loaded.tokenizer, rank=0, world_size=1, n_rows=1)
+    # on the very bytes that the model was scored on
+    baselines = {s.name: measure_baselines("".join(s.texts()).encode()) for s in sources}
     samples = {}
-    for source in baselines:
-        options = GenerateConfig(prompt=PROMPTS.get(source, ""), n_tokens=60, seed=config.seed)
-        samples[source] = options.prompt + "".join(generate_text(loaded, options))
+    for source in sources:
+        prompt = PROMPTS.get(source.language, "")
+        options = GenerateConfig(prompt=prompt, n_tokens=60, seed=config.seed)
+        samples[source.name] = prompt + "".join(generate_text(loaded, options))
     return {
         "bits_per_byte": {
             source: {
@@ -181,14 +199,6 @@ def summarise(config: RunConfig, *, wall_s: float) -> dict[str, Any]:
         "wall_s": wall_s,
         "samples": samples,
     }
-
-
-def held_out_baselines(config: RunConfig) -> dict[str, Baselines]:
-    """Measure the baselines on the very bytes that the model was scored on."""
-    sources = build_validation(
-        config.data, load_tokenizer(config.tokenizer), rank=0, world_size=1, n_rows=1
-    )
-    return {source.name: measure_baselines("".join(source.texts()).encode()) for source in sources}
 
 
 def report(run_dir: Path, summary: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ class Findings:
     n_threads: int
     free_disk_gib: float
     packages: dict[str, str | None]
-    kernels: dict[str, list[tuple[str, bool, str]]]
+    kernels: dict[str, list[kernels.Candidate]]
 
 
 def examine() -> Findings:

@@ -139,3 +139,10 @@ def test_demo_without_text_takes_german_and_english(tmp_path):
     assert all(d.licence for d in documents)
     for source in ("de", "en"):
         assert 0 < sum(len(d.text.encode()) for d in documents if d.source == source) <= 20_000
+
+
+@pytest.mark.parametrize("word", ["model.n_vocab=300", "data.path=x", "tokenizer.kind=byte"])
+def test_setting_that_the_demo_makes_itself_is_refused(tmp_path, capsys, word):
+    assert main(["demo", f"run_dir={tmp_path}/run", word]) == 2
+    assert f"{word.partition('=')[0]}: the demo sets it itself" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

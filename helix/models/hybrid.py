@@ -66,5 +66,5 @@ class Hybrid(LanguageModel):
         self, tokens: Int64[Tensor, "B T"], state: ModelState | None = None
     ) -> tuple[Float[Tensor, "B V"], ModelState]:
         """Read tokens of one document a row and give the next token's logits."""
-        hidden, state = self.stack(self.embedding(tokens), torch.zeros_like(tokens), state)
-        return self.head(hidden, None), state
+        hidden, left = self.stack(self.embedding(tokens), torch.zeros_like(tokens), state)
+        return self.head(hidden, None), left

@@ -49,24 +49,24 @@ class StackConfig:
     def __post_init__(self) -> None:
         for name in ("d_model", "d_ffn"):
             if getattr(self, name) < 1:
-                raise ValueError(f"stack.{name}={getattr(self, name)}: give a positive width")
+                raise ValueError(f"model.{name}={getattr(self, name)}: give a positive width")
         if self.recompute not in get_args(Recompute):
-            raise ValueError(f"stack.recompute={self.recompute!r}: give none or full")
+            raise ValueError(f"model.recompute={self.recompute!r}: give none or full")
         self.kinds()
 
     def kinds(self) -> tuple[str, ...]:
         """Write the pattern out: one kind of mixer for each block, from the bottom up."""
         kinds: list[str] = []
         for word in self.pattern.split():
-            match = re.fullmatch(r"(\w+?)(?:\*([1-9]\d*))?", word)
+            match = re.fullmatch(r"(\w+?)(?:\*([1-9]\d{0,2}))?", word)
             if match is None or match[1] not in MIXERS:
                 raise ValueError(
-                    f"stack.pattern={self.pattern!r}: {word!r} is not a mixer; write kinds of "
-                    f"{', '.join(MIXERS)} with an optional count, as in 'mamba2*6 gla*16 sparse*6'"
+                    f"model.pattern={self.pattern!r}: {word!r} is not a mixer; write kinds of "
+                    f"{', '.join(MIXERS)} with a count up to 999, as in 'mamba2*6 gla*16 sparse*6'"
                 )
             kinds += [match[1]] * int(match[2] or 1)
         if not kinds:
-            raise ValueError("stack.pattern='': give at least one mixer, as in 'gla*4'")
+            raise ValueError("model.pattern='': give at least one mixer, as in 'gla*4'")
         return tuple(kinds)
 
     def mixer(self, kind: str) -> MixerConfig:
@@ -135,9 +135,9 @@ class Block(nn.Module):
         state: State | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Add what the mixer and the MLP make of the stream; see Mixer.forward."""
-        mixed, state = self.mixer(self.mixer_norm(x), document_ids, state)
+        mixed, left = self.mixer(self.mixer_norm(x), document_ids, state)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), state
+        return x + self.mlp(self.mlp_norm(x)), left
 
 
 class Stack(nn.Module):

@@ -48,6 +48,15 @@ OWNED_BY_RUN = {
     "scheduler": "schedule",
 }
 
+# What a ds_configs file may hold: how state is sharded, offloaded, sent, and how that is watched.
+OF_THE_FILE = (
+    "zero_optimization",
+    "zero_force_ds_cpu_optimizer",
+    "aio",
+    "comms_logger",
+    "flops_profiler",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterState:
@@ -95,7 +104,8 @@ def join_ranks() -> None:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-    deepspeed.ops.__compatible_ops__ = {}  # or each op is probed with a compiler, and one is built
+    # An empty table: or each op would be probed with a compiler, and one of them built.
+    setattr(deepspeed.ops, "__compatible_ops__", {})  # noqa: B010  (pyright knows no such name)
     if torch.cuda.is_available():
         torch.cuda.set_device(local_device())
     deepspeed.init_distributed(
@@ -133,6 +143,11 @@ def read_ds_config(name: str) -> dict[str, Any]:
             raise ConfigError(
                 f"training.deepspeed={name}: sets {key}, which {OWNED_BY_RUN[key]} decides; "
                 "take it out of the file"
+            )
+        if key not in OF_THE_FILE:  # DeepSpeed itself passes over a key that it does not know
+            raise ConfigError(
+                f"training.deepspeed={name}: {key} is not for this file"
+                f"{suggestion(key, OF_THE_FILE)}"
             )
     return settings
 
@@ -187,12 +202,13 @@ class Engine:
         self.n_accumulations: int = self.settings["gradient_accumulation_steps"]
         self.clip_norm = config.training.clip_norm
         self.device = local_device()
-        self.engine, *_ = deepspeed.initialize(
+        engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=build_optimizer(model, config.optimizer),
             config=self.settings,
             dist_init_required=False,
         )
+        self.engine: Any = engine  # its own types know no one class of its optimizer
         self.parameters = dict(self.engine.module.named_parameters())
 
     @property
@@ -333,6 +349,7 @@ class Engine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         whole = parameter.data if self.stage == 0 else safe_get_full_fp32_param(parameter)
+        assert whole is not None, "deepspeed holds no fp32 weight of a parameter that is trained"
         return whole.detach().float().cpu().clone()
 
     def _read_moment(self, parameter: Tensor, key: str) -> Tensor | None:
@@ -342,7 +359,9 @@ class Engine:
             return None
         if self.stage == 0:
             return self.engine.optimizer.state[parameter][key].detach().cpu().clone()
-        return safe_get_full_optimizer_state(parameter, key).detach().float().cpu().clone()
+        moment = safe_get_full_optimizer_state(parameter, key)
+        assert moment is not None, f"deepspeed holds no {key} of a parameter that is trained"
+        return moment.detach().float().cpu().clone()
 
     def _plain_gradient_norm(self) -> float:
         # At stage 0 DeepSpeed clips but does not tell the norm. Gradients are averaged already.

@@ -141,7 +141,7 @@ def _ends_in_newline(path: Path) -> bool:
 
 def _start_wandb(config: RunConfig):
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  (an extra)
     except ImportError as error:
         raise ConfigError(
             f"metrics.wandb={config.metrics.wandb}: wandb is not installed; "

@@ -19,10 +19,22 @@ def test_pattern_is_written_out_from_the_bottom_up(runs, gap, is_short):
 
 
 @pytest.mark.parametrize(
-    "word", ["mamba3", "gla*0", "gla*-1", "gla*1.5", "gla*", "*3", "gla**2", "GLA", "gla,sparse"]
+    "word",
+    [
+        "mamba3",
+        "gla*0",
+        "gla*9999",
+        "gla*-1",
+        "gla*1.5",
+        "gla*",
+        "*3",
+        "gla**2",
+        "GLA",
+        "gla,sparse",
+    ],
 )
 def test_word_that_is_no_mixer_is_named(word):
-    with pytest.raises(ValueError, match=r"stack\.pattern=") as error:
+    with pytest.raises(ValueError, match=r"model\.pattern=") as error:
         StackConfig(pattern=f"gla {word} sparse")
     assert f"{word!r} is not a mixer" in str(error.value)
     assert all(kind in str(error.value) for kind in MIXERS)
@@ -35,7 +47,7 @@ def test_any_text_is_a_pattern_or_is_refused_with_its_path(text):
         kinds = StackConfig(pattern=text).kinds()
     except ValueError as error:
         refusal = str(error)
-    assert kinds or refusal.startswith("stack.pattern=")
+    assert kinds or refusal.startswith("model.pattern=")
     assert set(kinds) <= set(MIXERS)
 
 
@@ -48,8 +60,8 @@ def test_empty_pattern_is_refused(pattern):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"d_model": 0}, r"stack.d_model=0: give a positive width"),
-        ({"d_ffn": -1}, r"stack.d_ffn=-1: give a positive width"),
+        ({"d_model": 0}, r"model.d_model=0: give a positive width"),
+        ({"d_ffn": -1}, r"model.d_ffn=-1: give a positive width"),
         ({"n_vocab": 1}, r"model.n_vocab=1: give the tokenizer's size"),
         ({"loss_chunk_rows": 0}, r"model.loss_chunk_rows=0: give at least 1"),
     ],

@@ -40,6 +40,13 @@ def test_number_that_lives_in_the_run_is_refused_in_the_file(tiny_run, tmp_path,
         compose_ds_config(config, 1)
 
 
+def test_key_that_deepspeed_would_pass_over_is_refused(tiny_run, tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps({"zero_optimisation": {"stage": 3}}))
+    with pytest.raises(ConfigError, match=r"zero_optimisation .*did you mean zero_optimization\?"):
+        compose_ds_config(with_words(tiny_run(), deepspeed=str(file)), 1)
+
+
 def test_file_that_is_not_there_is_refused_with_the_nearest_name(tiny_run):
     with pytest.raises(ConfigError, match=r"deepspeed=zero33: neither .*; did you mean zero3\?"):
         compose_ds_config(with_words(tiny_run(), deepspeed="zero33"), 1)
