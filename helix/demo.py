@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,11 @@ def summarise(config: RunConfig, *, wall_s: float) -> dict[str, Any]:
             }
             for source in baselines
         },
-        "baselines": {source: asdict(measured) for source, measured in baselines.items()},
+        "baselines": {
+            source: {"order0": b.order0, "order1": b.order1, "xz": b.xz}
+            for source, b in baselines.items()
+        },
+        "validation_bytes": {source: b.n_bytes for source, b in baselines.items()},
         "n_parameters": sum(config.model.parameters_by_part().values()),
         "n_steps": config.training.n_steps,
         "n_tokens": scored[-1]["tokens"],

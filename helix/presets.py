@@ -47,6 +47,7 @@ def hybrid_tiny() -> RunConfig:
             batch_rows=8,
             micro_batch_rows=8,
             deepspeed="cpu",
+            validate_every_steps=150,
             checkpoint_every_steps=50,
         ),
     )

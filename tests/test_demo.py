@@ -89,6 +89,7 @@ def test_demo_leaves_a_run_with_its_figures(finished):
     for source, scores in summary["bits_per_byte"].items():
         assert 0 < scores["after"] < scores["before"]
         baselines = summary["baselines"][source]
+        assert set(baselines) == {"order0", "order1", "xz"}
         assert 0 < baselines["order1"] < baselines["order0"] < 8
         assert 0 < baselines["xz"] < 8
         assert summary["samples"][source]
