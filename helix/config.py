@@ -139,6 +139,11 @@ MAY_CHANGE = (
     "tokenizer.path",  # likewise, by the dataset's manifest
     "metrics",
     "model.recompute",
+    "model.loss_backend",
+    "model.mamba2.backend",
+    "model.gla.backend",
+    "model.sparse.backend",
+    "model.attention.backend",
     "model.loss_chunk_rows",
     "training.micro_batch_rows",
     "training.deepspeed",

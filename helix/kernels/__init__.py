@@ -15,21 +15,39 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 BACKENDS: dict[str, dict[str, str]] = {
-    "ssd": {"reference": "helix.kernels.ssd:ssd_chunked"},
-    "gla": {"reference": "helix.kernels.gla:gla_chunked"},
-    "conv": {"reference": "helix.kernels.conv:causal_conv"},
-    "attention": {"reference": "helix.kernels.attention:attention"},
-    "sparse": {"reference": "helix.kernels.sparse:sparse_blocked"},
-    "cross_entropy": {"reference": "helix.kernels.cross_entropy:linear_cross_entropy"},
+    "ssd": {
+        "mamba_ssm": "helix.kernels.mamba_ops:ssd",
+        "reference": "helix.kernels.ssd:ssd_chunked",
+    },
+    "gla": {
+        "fla": "helix.kernels.fla_ops:gla",
+        "reference": "helix.kernels.gla:gla_chunked",
+    },
+    "conv": {
+        "compiled": "helix.kernels.compiled_ops:causal_conv",
+        "reference": "helix.kernels.conv:causal_conv",
+    },
+    "attention": {
+        "flex": "helix.kernels.flex_ops:attention",
+        "reference": "helix.kernels.attention:attention",
+    },
+    "sparse": {
+        "flex": "helix.kernels.flex_ops:sparse",
+        "reference": "helix.kernels.sparse:sparse_blocked",
+    },
+    "cross_entropy": {
+        "triton": "helix.kernels.triton_ops:linear_cross_entropy",
+        "reference": "helix.kernels.cross_entropy:linear_cross_entropy",
+    },
 }
 
 # Libraries that could compute a kernel and have no adapter yet: shown by `helix doctor`.
 WITHOUT_ADAPTER: dict[str, tuple[str, ...]] = {
-    "ssd": ("mamba_ssm", "fla"),
-    "gla": ("fla",),
-    "conv": ("causal_conv1d", "fla"),
-    "attention": ("flex",),
-    "sparse": ("flex",),
+    "ssd": ("fla",),
+    "gla": (),
+    "conv": ("causal_conv1d",),
+    "attention": (),
+    "sparse": (),
     "cross_entropy": ("liger",),
 }
 

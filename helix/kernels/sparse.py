@@ -105,6 +105,23 @@ def sparse_blocked(
     return torch.cat(outputs, dim=1), _settle(memory, window_tokens=window_tokens)
 
 
+def remember(
+    k: Float[Tensor, "B T M D"],
+    v: Float[Tensor, "B T M D"],
+    positions: Int64[Tensor, "B T"],
+    *,
+    window_tokens: int,
+    n_global: int,
+) -> SparseMemory:
+    """Give the memory that a row leaves when nothing came before it."""
+    empty = _empty_memory(k, v, n_global=n_global)
+    first_keys, first_values = _first_tokens(k, v, positions, empty)
+    n_dropped = max(0, k.shape[1] - (window_tokens - 1))
+    recent = k[:, n_dropped:], v[:, n_dropped:]
+    memory = SparseMemory(first_keys, first_values, *recent, positions[:, -1])
+    return _settle(memory, window_tokens=window_tokens)
+
+
 def _empty_memory(
     k: Float[Tensor, "B T M D"], v: Float[Tensor, "B T M D"], *, n_global: int
 ) -> SparseMemory:

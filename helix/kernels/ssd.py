@@ -1,6 +1,6 @@
 """State space duality, the scan of Mamba-2: a matrix state that decays by one number per head.
 
-    H_t = exp(log_decay_t) H_{t-1} + dt_t x_t b_t^T        y_t = H_t c_t
+    H_t = exp(dt_t a) H_{t-1} + dt_t x_t b_t^T        y_t = H_t c_t
 
 Dims: B batch, T time, H heads, P width of a head, G groups of heads that share b and c,
 R heads of a group, N width of the state, n chunks, C tokens of a chunk.
@@ -24,8 +24,8 @@ from helix.kernels.chunks import (
 
 def ssd_reference(
     x: Float[Tensor, "B T H P"],
-    log_decay: Float[Tensor, "B T H"],
     dt: Float[Tensor, "B T H"],
+    a: Float[Tensor, " H"],
     b: Float[Tensor, "B T G N"],
     c: Float[Tensor, "B T G N"],
     starts: Bool[Tensor, "B T"],
@@ -34,7 +34,8 @@ def ssd_reference(
     """Run the recurrence one step at a time: the truth that fast kernels are held to.
 
     Args:
-        log_decay: dt * A, at most 0.
+        dt: Step sizes, above 0.
+        a: Decay rates, below 0; A in the paper.
         starts: True where a document begins; the state is forgotten just before that token.
         state: What the tokens before these left; None means there were none.
 
@@ -45,7 +46,7 @@ def ssd_reference(
     dtype = scan_dtype(x)
     n_repeats = x.shape[2] // b.shape[2]
     u = dt.to(dtype)[..., None] * x.to(dtype)
-    decay = log_decay.to(dtype).exp().masked_fill(starts[..., None], 0)
+    decay = (dt.to(dtype) * a.to(dtype)).exp().masked_fill(starts[..., None], 0)
     b, c = (z.to(dtype).repeat_interleave(n_repeats, dim=2) for z in (b, c))
     memory = _empty_state(x, b) if state is None else state
     outputs = []
@@ -57,8 +58,8 @@ def ssd_reference(
 
 def ssd_chunked(
     x: Float[Tensor, "B T H P"],
-    log_decay: Float[Tensor, "B T H"],
     dt: Float[Tensor, "B T H"],
+    a: Float[Tensor, " H"],
     b: Float[Tensor, "B T G N"],
     c: Float[Tensor, "B T G N"],
     starts: Bool[Tensor, "B T"],
@@ -82,7 +83,7 @@ def ssd_chunked(
     u = rearrange(u, "B n C (G R) P -> B n G R C P", G=n_groups)
     b, c = (rearrange(z, "B n C G N -> B n G C N") for z in (b, c))
     decay = rearrange(
-        split_time(log_decay.to(dtype), chunk_tokens), "B n C (G R) -> B n G R C", G=n_groups
+        split_time(dt.to(dtype) * a.to(dtype), chunk_tokens), "B n C (G R) -> B n G R C", G=n_groups
     )
     apart, since, until = merge_blocks(
         decay[..., None], torch.zeros_like(decay), lambda late, early: late + early.mT

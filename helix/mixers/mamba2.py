@@ -49,7 +49,7 @@ class Mamba2Config:
     n_groups: int = 1
     d_conv: int = 4
     chunk_tokens: int = 64
-    backend: Literal["auto", "reference"] = "auto"
+    backend: Literal["auto", "reference", "mamba_ssm"] = "auto"  # of the scan
 
     def __post_init__(self) -> None:
         for name in ("d_state", "d_head", "expand", "n_groups", "d_conv", "chunk_tokens"):
@@ -138,7 +138,8 @@ class Mamba2(Mixer[Mamba2State]):
         self.in_widths = (d_inner, n_channels, n_heads)  # [z | x B C | dt]
         self.channel_widths = (d_inner, d_groups, d_groups)  # [x | B | C]
         self.in_proj = nn.Linear(d_model, sum(self.in_widths), bias=False)
-        self.conv = CausalConv(n_channels, config.d_conv, backend=config.backend)
+        conv_backend = "reference" if config.backend == "reference" else "auto"
+        self.conv = CausalConv(n_channels, config.d_conv, backend=conv_backend)
         self.A_log = nn.Parameter(torch.empty(n_heads))
         self.dt_bias = nn.Parameter(torch.empty(n_heads))
         self.D = nn.Parameter(torch.empty(n_heads))
@@ -161,8 +162,8 @@ class Mamba2(Mixer[Mamba2State]):
         b, c = (y.unflatten(-1, (self.n_groups, -1)) for y in (b, c))
         dtype = scan_dtype(x)
         dt = F.softplus(dt.to(dtype) + self.dt_bias.to(dtype))
-        log_decay = -self.A_log.to(dtype).exp() * dt
-        y, memory = self.scan(u, log_decay, dt, b, c, starts, state and state.memory)
+        a = -self.A_log.to(dtype).exp()
+        y, memory = self.scan(u, dt, a, b, c, starts, state and state.memory)
         y = (y + self.D.to(dtype)[:, None] * u).to(x.dtype).flatten(2)
         y = self.out_proj(self.norm(y * F.silu(z)))
         return y, Mamba2State(memory, tail, document_ids[:, -1])

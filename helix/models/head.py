@@ -8,18 +8,19 @@ Dims: B rows, T tokens, D width of the model, V vocabulary.
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from helix import kernels
 from helix.batch import IGNORED
 from helix.kernels.chunks import scan_dtype
-from helix.kernels.cross_entropy import linear_cross_entropy
 
 
 class TiedHead(nn.Module):
     """Scores hidden states against the rows of an embedding that it shares."""
 
-    def __init__(self, embedding: nn.Embedding, *, chunk_rows: int) -> None:
+    def __init__(self, embedding: nn.Embedding, *, chunk_rows: int, backend: str) -> None:
         super().__init__()
         self.weight = embedding.weight
         self.chunk_rows = chunk_rows
+        self.cross_entropy = kernels.select("cross_entropy", backend)
 
     def forward(
         self, hidden: Float[Tensor, "B T D"], targets: Int64[Tensor, "B T"] | None
@@ -32,7 +33,7 @@ class TiedHead(nn.Module):
         if targets is None:
             dtype = scan_dtype(hidden)
             return hidden[:, -1].to(dtype) @ self.weight.to(dtype).T
-        return linear_cross_entropy(
+        return self.cross_entropy(
             hidden.flatten(0, 1),
             self.weight,
             targets.flatten(),

@@ -5,6 +5,7 @@ Source: Helix v2 (Mamba-2 below, gated linear attention between, sparse attentio
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -27,6 +28,7 @@ class HybridConfig(StackConfig):
 
     n_vocab: int = 8000
     loss_chunk_rows: int = 1024
+    loss_backend: Literal["auto", "reference", "triton"] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +53,9 @@ class Hybrid(LanguageModel):
         super().__init__()
         self.embedding = nn.Embedding(config.n_vocab, config.d_model)
         self.stack = Stack(config)
-        self.head = TiedHead(self.embedding, chunk_rows=config.loss_chunk_rows)
+        self.head = TiedHead(
+            self.embedding, chunk_rows=config.loss_chunk_rows, backend=config.loss_backend
+        )
 
     def forward(self, batch: Batch) -> Output:
         """Score a batch of packed documents."""

@@ -1,0 +1,80 @@
+"""Adapters to PyTorch's FlexAttention: masks by document, window and first tokens, in blocks.
+
+Dims: B batch, T time, H query heads, M key and value heads, D width of a head.
+Source: torch.nn.attention.flex_attention; Dong et al. 2024, arXiv:2412.05496.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from helix.kernels import attention as dense
+from helix.kernels import sparse as blocked
+
+if not torch.cuda.is_available():
+    raise ImportError("no CUDA device")
+
+compiled_attention = torch.compile(flex_attention, dynamic=False)
+compiled_mask = torch.compile(create_block_mask, dynamic=False)
+SHORT_TOKENS = 128  # one block of FlexAttention; shorter or continued rows take the dense forms
+
+
+def sparse(
+    q: Float[Tensor, "B T H D"],
+    k: Float[Tensor, "B T M D"],
+    v: Float[Tensor, "B T M D"],
+    positions: Int64[Tensor, "B T"],
+    memory: blocked.SparseMemory | None = None,
+    *,
+    window_tokens: int,
+    n_global: int,
+) -> tuple[Float[Tensor, "B T H D"], blocked.SparseMemory]:
+    """Compute sparse.sparse_reference from the first token on; continuations go to our own form."""
+    limits = {"window_tokens": window_tokens, "n_global": n_global}
+    if memory is not None or q.shape[1] < SHORT_TOKENS:
+        return blocked.sparse_blocked(q, k, v, positions, memory, **limits)
+    origins = dense.document_origins(positions)
+
+    def is_heard(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        near = (i - j < window_tokens) | (positions[b, j] < n_global)
+        return (origins[b, i] == origins[b, j]) & (i >= j) & near
+
+    y = attend(q, k, v, compiled_mask(is_heard, *mask_shape(q), device=q.device))
+    return y, blocked.remember(k, v, positions, **limits)
+
+
+def attention(
+    q: Float[Tensor, "B T H D"],
+    k: Float[Tensor, "B T M D"],
+    v: Float[Tensor, "B T M D"],
+    positions: Int64[Tensor, "B T"],
+    memory: dense.AttentionMemory | None = None,
+) -> tuple[Float[Tensor, "B T H D"], dense.AttentionMemory]:
+    """Compute attention.attention_reference from the first token on; see `sparse`."""
+    if memory is not None or q.shape[1] < SHORT_TOKENS:
+        return dense.attention(q, k, v, positions, memory)
+    origins = dense.document_origins(positions)
+
+    def is_heard(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (origins[b, i] == origins[b, j]) & (i >= j)
+
+    y = attend(q, k, v, compiled_mask(is_heard, *mask_shape(q), device=q.device))
+    return y, dense.AttentionMemory(k, v, positions[:, -1])
+
+
+def attend(
+    q: Float[Tensor, "B T H D"],
+    k: Float[Tensor, "B T M D"],
+    v: Float[Tensor, "B T M D"],
+    mask: BlockMask,
+) -> Float[Tensor, "B T H D"]:
+    """Attend where a block mask allows."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    y = compiled_attention(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return y.transpose(1, 2)
+
+
+def mask_shape(q: Float[Tensor, "B T H D"]) -> tuple[int, None, int, int]:
+    """Give B, one mask for all heads, and T twice."""
+    return q.shape[0], None, q.shape[1], q.shape[1]

@@ -1,0 +1,113 @@
+"""Our own Triton kernels, where the libraries are slow or sum in too few bits.
+
+Dims: N tokens, V vocabulary, D width of the model.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+if not torch.cuda.is_available():
+    raise ImportError("no CUDA device")
+
+import triton
+import triton.language as tl
+
+BLOCK_COLUMNS = 4096
+
+
+@triton.jit
+def _softmax_gradient(logits, targets, losses, n_vocab, stride, ignored, BLOCK: tl.constexpr):
+    """Turn one row of logits into softmax - one_hot in place, and give its loss."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    target = tl.load(targets + row)
+    columns = tl.arange(0, BLOCK)
+    top = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, n_vocab, BLOCK):
+        at = start + columns
+        x = tl.load(logits + at, mask=at < n_vocab, other=-float("inf")).to(tl.float32)
+        higher = tl.maximum(top, x)
+        # a lane that saw no column yet holds -inf, and -inf - -inf is no number
+        seen = tl.where(higher == -float("inf"), 0.0, higher)
+        total = total * tl.exp(top - seen) + tl.exp(x - seen)
+        top = higher
+    highest = tl.max(top, axis=0)
+    log_total = highest + tl.log(tl.sum(total * tl.exp(top - highest), axis=0))
+    is_target = target != ignored
+    chosen = tl.load(logits + tl.where(is_target, target, 0)).to(tl.float32)
+    tl.store(losses + row, tl.where(is_target, log_total - chosen, 0.0))
+    for start in range(0, n_vocab, BLOCK):
+        at = start + columns
+        x = tl.load(logits + at, mask=at < n_vocab, other=-float("inf")).to(tl.float32)
+        gradient = tl.exp(x - log_total) - tl.where(at == target, 1.0, 0.0)
+        gradient = tl.where(is_target, gradient, 0.0)
+        tl.store(logits + at, gradient.to(logits.dtype.element_ty), mask=at < n_vocab)
+
+
+def softmax_gradient_(
+    logits: Float[Tensor, "N V"], targets: Int64[Tensor, " N"], *, ignored: int
+) -> Float[Tensor, " N"]:
+    """Overwrite logits by the gradient of the summed loss; give each token's loss in nats."""
+    losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    _softmax_gradient[(logits.shape[0],)](
+        logits,
+        targets,
+        losses,
+        logits.shape[1],
+        logits.stride(0),
+        ignored,
+        BLOCK=BLOCK_COLUMNS,
+        num_warps=8,
+    )
+    return losses
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "N D"],
+    weight: Float[Tensor, "V D"],
+    targets: Int64[Tensor, " N"],
+    *,
+    chunk_rows: int,
+    ignored: int = -100,
+) -> Float[Tensor, ""]:
+    """Compute cross_entropy.linear_cross_entropy with logits of the weight's dtype.
+
+    The gradient of the weight is summed over chunks in float32 by the products themselves.
+    """
+    with_gradients = torch.is_grad_enabled()
+    return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows, ignored, with_gradients)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, chunk_rows, ignored, with_gradients):
+        d_hidden = torch.empty_like(hidden) if with_gradients else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if with_gradients else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for first in range(0, hidden.shape[0], chunk_rows):
+            rows = slice(first, first + chunk_rows)
+            logits = hidden[rows] @ weight.T
+            loss += softmax_gradient_(logits, targets[rows], ignored=ignored).sum()
+            if with_gradients:
+                torch.mm(logits, weight, out=d_hidden[rows])
+                _add_product(d_weight, logits.T, hidden[rows])
+        ctx.save_for_backward(d_hidden, d_weight)
+        ctx.dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_loss):  # pyright: ignore[reportIncompatibleMethodOverride]
+        d_hidden, d_weight = ctx.saved_tensors
+        scaled = (d_hidden * d_loss).to(d_hidden.dtype), (d_weight * d_loss).to(ctx.dtype)
+        return *scaled, None, None, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a b to a float32 total inside the product, whatever the width of its operands."""
+    if a.dtype == torch.float32:
+        total.addmm_(a, b)
+    else:
+        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
