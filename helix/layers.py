@@ -6,8 +6,8 @@ Dims: B batch, T time, H heads, D width of a head or of the model.
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from helix import kernels
 from helix.kernels.chunks import scan_dtype
 
 
@@ -19,15 +19,13 @@ class RMSNorm(nn.Module):
 
     def __init__(self, d: int, *, eps: float = 1e-6) -> None:
         super().__init__()
-        self.d = d
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(d))
+        self.normalise = kernels.select("rms_norm", "auto")
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
         """Normalise; the result has the dtype of `x`."""
-        dtype = scan_dtype(x)
-        y = F.rms_norm(x.to(dtype), (self.d,), self.weight.to(dtype), self.eps)
-        return y.to(x.dtype)
+        return self.normalise(x, self.weight, eps=self.eps)
 
 
 class SwiGLU(nn.Module):
@@ -40,11 +38,11 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.gate_up = nn.Linear(d_model, 2 * d_ffn, bias=False)
         self.down = nn.Linear(d_ffn, d_model, bias=False)
+        self.glu = kernels.select("glu", "auto")
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply to each token alone."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(self.glu(self.gate_up(x)))
 
 
 def rotate(

@@ -37,7 +37,7 @@ def gradients(outputs: Tensor | tuple[Tensor, ...], inputs: list[Tensor]) -> lis
     outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     generator = torch.Generator().manual_seed(7)
     total = sum(
-        (y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y.dtype)).sum()
+        (y * torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)).sum()
         for y in outputs
         if y.requires_grad
     )

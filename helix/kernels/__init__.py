@@ -24,7 +24,7 @@ BACKENDS: dict[str, dict[str, str]] = {
         "reference": "helix.kernels.gla:gla_chunked",
     },
     "conv": {
-        "compiled": "helix.kernels.compiled_ops:causal_conv",
+        "triton": "helix.kernels.triton_conv:causal_conv",
         "reference": "helix.kernels.conv:causal_conv",
     },
     "attention": {
@@ -36,8 +36,16 @@ BACKENDS: dict[str, dict[str, str]] = {
         "reference": "helix.kernels.sparse:sparse_blocked",
     },
     "cross_entropy": {
-        "triton": "helix.kernels.triton_ops:linear_cross_entropy",
+        "triton": "helix.kernels.triton_cross_entropy:linear_cross_entropy",
         "reference": "helix.kernels.cross_entropy:linear_cross_entropy",
+    },
+    "rms_norm": {
+        "triton": "helix.kernels.triton_pointwise:rms_norm",
+        "reference": "helix.kernels.pointwise:rms_norm",
+    },
+    "glu": {
+        "triton": "helix.kernels.triton_pointwise:glu",
+        "reference": "helix.kernels.pointwise:glu",
     },
 }
 
@@ -49,6 +57,8 @@ WITHOUT_ADAPTER: dict[str, tuple[str, ...]] = {
     "attention": (),
     "sparse": (),
     "cross_entropy": ("liger",),
+    "rms_norm": (),
+    "glu": (),
 }
 
 

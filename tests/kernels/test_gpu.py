@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from helix import kernels
+from helix.kernels import pointwise
 from helix.kernels.conv import causal_conv
 from helix.kernels.cross_entropy import cross_entropy_reference
 from helix.kernels.gla import gla_chunked
@@ -119,6 +120,34 @@ def test_conv_adapter_equals_the_reference(backend, n_tokens):
     expected = causal_conv(*truths, starts)
     actual = kernels.select("conv", backend)(*inputs, starts)
     assert_same(actual, inputs, expected, truths)
+
+
+@pytest.mark.parametrize("backend", adapters("conv"))
+def test_conv_adapter_leaves_our_tail_and_reads_slices(backend):
+    whole, starts = draw(2, 200, 160, seed=0).to(DTYPE), draw_starts(2, 200).cuda()
+    weight, bias = draw(96, 4, seed=1).to(DTYPE), draw(96, seed=2).to(DTYPE)
+    x = whole[..., 32:128]
+    y, tail = kernels.select("conv", backend)(x, weight, bias, starts)
+    expected, last = causal_conv(x.contiguous(), weight, bias, starts)
+    assert_close(y, expected)
+    assert torch.equal(tail, last)
+
+
+@pytest.mark.parametrize("backend", adapters("rms_norm"))
+@pytest.mark.parametrize("shape", [(1, 7), (3, 63, 128), (2, 100, 5, 256), (4, 33, 1280)])
+def test_norm_adapter_equals_the_reference(backend, shape):
+    truths, inputs = pair(draw(*shape, seed=0), 1 + draw(shape[-1], seed=1) / 4)
+    expected = pointwise.rms_norm(*truths, eps=1e-6)
+    actual = kernels.select("rms_norm", backend)(*inputs, eps=1e-6)
+    assert_same((actual,), inputs, (expected,), truths)
+
+
+@pytest.mark.parametrize("backend", adapters("glu"))
+@pytest.mark.parametrize("shape", [(1, 2), (3, 63, 192), (2, 100, 8192)])
+def test_glu_adapter_equals_the_reference(backend, shape):
+    truths, inputs = pair(draw(*shape, seed=0))
+    actual = kernels.select("glu", backend)(*inputs)
+    assert_same((actual,), inputs, (pointwise.glu(*truths),), truths)
 
 
 @pytest.mark.parametrize("backend", adapters("sparse"))
