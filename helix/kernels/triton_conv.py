@@ -3,17 +3,18 @@
 Dims: B batch, T time, C channels, W taps.
 """
 
+from typing import no_type_check
+
 import torch
+import triton
+import triton.language as tl
 from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 
 from helix.kernels import conv
+from helix.kernels.devices import require_cuda
 
-if not torch.cuda.is_available():
-    raise ImportError("no CUDA device")
-
-import triton
-import triton.language as tl
+require_cuda()
 
 SHORT_TOKENS = 64  # shorter or continued rows take the PyTorch form
 BLOCK_TOKENS = 64
@@ -21,6 +22,7 @@ BLOCK_CHANNELS = 128
 
 
 @triton.jit
+@no_type_check
 def _forward(
     x, weight, bias, since, y, n_tokens, n_channels, x_row, x_token,
     TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
@@ -43,6 +45,7 @@ def _forward(
 
 
 @triton.jit
+@no_type_check
 def _backward(
     x, weight, since, d_y, d_x, d_weights, n_tokens, n_channels, x_row, x_token,
     TAPS: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,

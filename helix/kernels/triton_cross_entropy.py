@@ -3,21 +3,26 @@
 Dims: N tokens, V vocabulary, D width of the model.
 """
 
+from typing import no_type_check
+
 import torch
+import triton
+import triton.language as tl
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    raise ImportError("no CUDA device")
+from helix.kernels.devices import require_cuda
 
-import triton
-import triton.language as tl
+require_cuda()
 
 BLOCK_COLUMNS = 4096
 
 
 @triton.jit
-def _softmax_gradient(logits, targets, losses, n_vocab, stride, ignored, BLOCK: tl.constexpr):
+@no_type_check
+def _softmax_gradient(
+    logits, targets, losses, stride, ignored, N_VOCAB: tl.constexpr, BLOCK: tl.constexpr
+):
     """Turn one row of logits into softmax - one_hot in place, and give its loss."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
@@ -25,9 +30,9 @@ def _softmax_gradient(logits, targets, losses, n_vocab, stride, ignored, BLOCK: 
     columns = tl.arange(0, BLOCK)
     top = tl.full([BLOCK], -float("inf"), tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, n_vocab, BLOCK):
+    for start in range(0, N_VOCAB, BLOCK):
         at = start + columns
-        x = tl.load(logits + at, mask=at < n_vocab, other=-float("inf")).to(tl.float32)
+        x = tl.load(logits + at, mask=at < N_VOCAB, other=-float("inf")).to(tl.float32)
         higher = tl.maximum(top, x)
         # a lane that saw no column yet holds -inf, and -inf - -inf is no number
         seen = tl.where(higher == -float("inf"), 0.0, higher)
@@ -38,12 +43,12 @@ def _softmax_gradient(logits, targets, losses, n_vocab, stride, ignored, BLOCK: 
     is_target = target != ignored
     chosen = tl.load(logits + tl.where(is_target, target, 0)).to(tl.float32)
     tl.store(losses + row, tl.where(is_target, log_total - chosen, 0.0))
-    for start in range(0, n_vocab, BLOCK):
+    for start in range(0, N_VOCAB, BLOCK):
         at = start + columns
-        x = tl.load(logits + at, mask=at < n_vocab, other=-float("inf")).to(tl.float32)
+        x = tl.load(logits + at, mask=at < N_VOCAB, other=-float("inf")).to(tl.float32)
         gradient = tl.exp(x - log_total) - tl.where(at == target, 1.0, 0.0)
         gradient = tl.where(is_target, gradient, 0.0)
-        tl.store(logits + at, gradient.to(logits.dtype.element_ty), mask=at < n_vocab)
+        tl.store(logits + at, gradient.to(logits.dtype.element_ty), mask=at < N_VOCAB)
 
 
 def softmax_gradient_(
@@ -55,9 +60,9 @@ def softmax_gradient_(
         logits,
         targets,
         losses,
-        logits.shape[1],
         logits.stride(0),
         ignored,
+        N_VOCAB=logits.shape[1],
         BLOCK=BLOCK_COLUMNS,
         num_warps=8,
     )
@@ -90,7 +95,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(first, first + chunk_rows)
             logits = hidden[rows] @ weight.T
             loss += softmax_gradient_(logits, targets[rows], ignored=ignored).sum()
-            if with_gradients:
+            if d_hidden is not None and d_weight is not None:
                 torch.mm(logits, weight, out=d_hidden[rows])
                 _add_product(d_weight, logits.T, hidden[rows])
         ctx.save_for_backward(d_hidden, d_weight)

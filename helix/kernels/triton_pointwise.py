@@ -3,21 +3,24 @@
 Dims: N tokens, D width, G width of [gate | up], F half of it.
 """
 
+from typing import no_type_check
+
 import torch
+import triton
+import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-if not torch.cuda.is_available():
-    raise ImportError("no CUDA device")
+from helix.kernels.devices import require_cuda
 
-import triton
-import triton.language as tl
+require_cuda()
 
 BLOCK_COLUMNS = 1024  # of the gates
 ROWS_OF_PROGRAM = 64  # tokens whose weight gradients one program of the norm adds up
 
 
 @triton.jit
+@no_type_check
 def _norm_forward(x, weight, y, scales, d, eps, D: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, D)
@@ -30,6 +33,7 @@ def _norm_forward(x, weight, y, scales, d, eps, D: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def _norm_backward(
     x, weight, scales, d_y, d_x, d_weights, n, d, ROWS: tl.constexpr, D: tl.constexpr
 ):
@@ -38,15 +42,16 @@ def _norm_backward(
     w = tl.load(weight + column, mask=inside, other=0).to(tl.float32)
     d_weight = tl.zeros([D], tl.float32)
     first = tl.program_id(0).to(tl.int64) * ROWS
-    for row in range(first, tl.minimum(first + ROWS, n)):
-        at = row * d + column
-        scale = tl.load(scales + row)
-        normal = tl.load(x + at, mask=inside, other=0).to(tl.float32) * scale
-        given = tl.load(d_y + at, mask=inside, other=0).to(tl.float32)
+    for offset in range(ROWS):
+        row = first + offset
+        at, here = row * d + column, inside & (row < n)
+        scale = tl.load(scales + row, mask=row < n, other=0)
+        normal = tl.load(x + at, mask=here, other=0).to(tl.float32) * scale
+        given = tl.load(d_y + at, mask=here, other=0).to(tl.float32)
         d_weight += given * normal
         pulled = given * w
         along = tl.sum(pulled * normal, axis=0) / d
-        tl.store(d_x + at, ((pulled - normal * along) * scale).to(d_x.dtype.element_ty), inside)
+        tl.store(d_x + at, ((pulled - normal * along) * scale).to(d_x.dtype.element_ty), mask=here)
     tl.store(d_weights + tl.program_id(0) * d + column, d_weight, mask=inside)
 
 
@@ -78,6 +83,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 @triton.jit
+@no_type_check
 def _glu_forward(gate_up, y, f, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -88,6 +94,7 @@ def _glu_forward(gate_up, y, f, BLOCK: tl.constexpr):
 
 
 @triton.jit
+@no_type_check
 def _glu_backward(gate_up, d_y, d_gate_up, f, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

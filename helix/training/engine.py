@@ -4,11 +4,13 @@ A ds_configs file says how state is sharded, offloaded and sent; RunConfig says 
 clipping and accumulation. A key that both set is refused, so that no number lives twice.
 """
 
+import contextlib
 import importlib.resources
 import json
 import logging
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -202,12 +204,13 @@ class Engine:
         self.n_accumulations: int = self.settings["gradient_accumulation_steps"]
         self.clip_norm = config.training.clip_norm
         self.device = local_device()
-        engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=build_optimizer(model, config.optimizer),
-            config=self.settings,
-            dist_init_required=False,
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # it prints its memory on the way
+            engine, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=build_optimizer(model, config.optimizer),
+                config=self.settings,
+                dist_init_required=False,
+            )
         self.engine: Any = engine  # its own types know no one class of its optimizer
         self.parameters = dict(self.engine.module.named_parameters())
 
