@@ -139,6 +139,8 @@ MAY_CHANGE = (
     "tokenizer.path",  # likewise, by the dataset's manifest
     "metrics",
     "model.recompute",
+    "model.recompute_every",
+    "model.recompute_kinds",
     "model.loss_backend",
     "model.mamba2.backend",
     "model.gla.backend",

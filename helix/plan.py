@@ -145,7 +145,8 @@ def activation_bytes(model: HybridConfig, n_tokens: int, precision: str) -> int:
 
     A block keeps its two inputs, what the norms give, the MLP's gate, up and product, and for the
     mixer its projections and output: twice the inner width for Mamba-2 and its convolution, and
-    five or four times the model's for GLA and attention. Under recompute=full it keeps its input.
+    six or five times the model's for GLA and attention. A block that is recomputed keeps its input
+    and, if selectively, the results of its products; and one block at a time is whole.
     """
     d, f = model.d_model, model.d_ffn
     widths = {
@@ -154,23 +155,30 @@ def activation_bytes(model: HybridConfig, n_tokens: int, precision: str) -> int:
         "sparse": 5 * d,
         "attention": 5 * d,
     }
-    kept = [4 * d + 3 * f + widths[kind] for kind in model.kinds()]
-    if model.recompute == "full":
-        kept = [d for _ in kept] + [max(kept)]
-    return n_tokens * sum(kept) * (2 if precision == "bf16" else 4)
+    whole = [4 * d + 3 * f + widths[kind] for kind in model.kinds()]
+    products = [3 * d + 2 * f + widths[kind] for kind in model.kinds()]
+    left = [d] * len(whole) if model.recompute == "full" else products
+    blocks = list(zip(model.recomputed(), whole, left, strict=True))
+    kept = sum(some if is_recomputed else all_ for is_recomputed, all_, some in blocks)
+    at_a_time = max((all_ for is_recomputed, all_, _ in blocks if is_recomputed), default=0)
+    return n_tokens * (kept + at_a_time) * (2 if precision == "bf16" else 4)
 
 
 def mixer_state_bytes(model: HybridConfig, n_tokens: int, n_context: int) -> int:
     """Estimate the recurrent states that chunked scans keep: one for each chunk of each layer.
 
-    Under recompute=full those of one layer at a time.
+    Of the layers that are recomputed, those of one at a time.
     """
-    kept = [
-        n_tokens * mixer.state_bytes(model.d_model, n_context, bytes_per_value=2) // chunk_tokens
-        for mixer in map(model.mixer, model.kinds())
-        if (chunk_tokens := getattr(mixer, "chunk_tokens", 0))
-    ]
-    return max(kept, default=0) if model.recompute == "full" else sum(kept)
+    kept, at_a_time = 0, 0
+    for kind, is_recomputed in zip(model.kinds(), model.recomputed(), strict=True):
+        mixer = model.mixer(kind)
+        chunk_tokens = getattr(mixer, "chunk_tokens", 0)
+        if chunk_tokens:
+            state = mixer.state_bytes(model.d_model, n_context, bytes_per_value=2)
+            n_bytes = n_tokens * state // chunk_tokens
+            kept += 0 if is_recomputed else n_bytes
+            at_a_time = max(at_a_time, n_bytes if is_recomputed else 0)
+    return kept + at_a_time
 
 
 def logit_bytes(model: HybridConfig) -> int:

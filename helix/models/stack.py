@@ -8,12 +8,17 @@ Dims: B batch, T time, D width of the model.
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from helix.layers import RMSNorm, SwiGLU
 from helix.mixers import MIXERS
@@ -23,7 +28,15 @@ from helix.mixers.gla import GLAConfig
 from helix.mixers.mamba2 import Mamba2Config
 from helix.mixers.sparse import SparseConfig
 
-Recompute = Literal["none", "full"]
+Recompute = Literal["none", "selective", "full"]
+
+# What selective recomputation keeps: the results of products, which are dear to compute again.
+# Norms, gates and other passes over memory are run once more.
+KEPT = (
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +47,18 @@ class StackConfig:
         pattern: Kinds of mixer from the bottom to the top, each with an optional count:
             "mamba2*6 gla*16 sparse*6". An alternation is written out: "gla*3 sparse gla*3 sparse".
         recompute: Which activations the backward pass computes again instead of keeping:
-            none of them, or those of whole blocks.
+            none of them, those of a block that are no results of products, or all of a block.
+        recompute_every: Of how many blocks one is recomputed, counted from the bottom.
+        recompute_kinds: Which kinds of mixer's blocks are recomputed, with blanks between them;
+            empty means all.
     """
 
     d_model: int = 192
     d_ffn: int = 512
     pattern: str = "mamba2 gla*2 sparse"
     recompute: Recompute = "none"
+    recompute_every: int = 1
+    recompute_kinds: str = ""
     mamba2: Mamba2Config = field(default_factory=Mamba2Config)
     gla: GLAConfig = field(default_factory=GLAConfig)
     sparse: SparseConfig = field(default_factory=SparseConfig)
@@ -50,9 +68,24 @@ class StackConfig:
         for name in ("d_model", "d_ffn"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: give a positive width")
+        kinds = self.kinds()
         if self.recompute not in get_args(Recompute):
-            raise ValueError(f"model.recompute={self.recompute!r}: give none or full")
-        self.kinds()
+            raise ValueError(
+                f"model.recompute={self.recompute!r}: give one of {', '.join(get_args(Recompute))}"
+            )
+        if self.recompute_every < 1:
+            raise ValueError(f"model.recompute_every={self.recompute_every}: give at least 1")
+        for kind in self.recompute_kinds.split():
+            if kind not in kinds:
+                raise ValueError(
+                    f"model.recompute_kinds={self.recompute_kinds!r}: {kind!r} is not in "
+                    f"model.pattern={self.pattern!r}"
+                )
+        if self.recompute == "none" and (self.recompute_every > 1 or self.recompute_kinds):
+            raise ValueError(
+                "model.recompute=none: recompute_every and recompute_kinds have no effect with it; "
+                "set model.recompute=selective or full"
+            )
 
     def kinds(self) -> tuple[str, ...]:
         """Write the pattern out: one kind of mixer for each block, from the bottom up."""
@@ -68,6 +101,14 @@ class StackConfig:
         if not kinds:
             raise ValueError("model.pattern='': give at least one mixer, as in 'gla*4'")
         return tuple(kinds)
+
+    def recomputed(self) -> tuple[bool, ...]:
+        """Tell for each block, from the bottom up, whether its activations are computed again."""
+        chosen = self.recompute_kinds.split() or self.kinds()
+        return tuple(
+            self.recompute != "none" and layer % self.recompute_every == 0 and kind in chosen
+            for layer, kind in enumerate(self.kinds())
+        )
 
     def mixer(self, kind: str) -> MixerConfig:
         """Give the config of one kind of mixer."""
@@ -118,6 +159,9 @@ def _neighbours(value: int, divisor: int) -> list[int]:
     return [multiple for multiple in (below, below + divisor) if multiple > 0]
 
 
+keep_products = partial(create_selective_checkpoint_contexts, list(KEPT))
+
+
 class Block(nn.Module):
     """One mixer and one MLP, each behind a norm and added to the stream."""
 
@@ -147,7 +191,9 @@ class Stack(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(Block(kind, config) for kind in config.kinds())
         self.norm = RMSNorm(config.d_model)
-        self.is_recomputed = config.recompute == "full"
+        self.recomputed = config.recomputed()
+        keeps_products = config.recompute == "selective"
+        self.contexts = keep_products if keeps_products else noop_context_fn
 
     def forward(
         self,
@@ -159,8 +205,10 @@ class Stack(nn.Module):
         left: list[State] = []
         for layer, block in enumerate(self.blocks):
             state = None if states is None else states[layer]
-            if self.is_recomputed and torch.is_grad_enabled():
-                x, state = checkpoint(block, x, document_ids, state, use_reentrant=False)
+            if self.recomputed[layer] and torch.is_grad_enabled():
+                x, state = checkpoint(
+                    block, x, document_ids, state, use_reentrant=False, context_fn=self.contexts
+                )
             else:
                 x, state = block(x, document_ids, state)
             left.append(state)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -109,23 +111,50 @@ def test_parts_add_up_to_the_built_model(pattern, d_ffn, n_vocab, decay_rank, qk
     assert set(config.parameters_by_part()) == {"embedding", "mlp", "norm", *config.kinds()}
 
 
-def test_recomputation_changes_neither_loss_nor_gradients():
+RECOMPUTED = {
+    "none": {},
+    "selective": {"recompute": "selective"},
+    "every second": {"recompute": "selective", "recompute_every": 2},
+    "of a kind": {"recompute": "full", "recompute_kinds": "gla attention"},
+    "full": {"recompute": "full"},
+}
+
+
+@pytest.mark.parametrize("how", [how for how in RECOMPUTED if how != "none"])
+def test_recomputation_changes_neither_loss_nor_gradients(how):
     batch = batch_of(draw_tokens(23), draw_tokens(17, seed=1))
     found = []
-    for recompute in ("none", "full"):
-        model = build_model(
-            hybrid(pattern="mamba2 gla sparse attention", recompute=recompute),
-            seed=0,
-            device="cpu",
-        )
+    for settings_ in (RECOMPUTED["none"], RECOMPUTED[how]):
+        config = hybrid(pattern="mamba2 gla sparse attention", **settings_)
+        model = build_model(config, seed=0, device="cpu")
         loss = model(batch).loss
         found.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+def test_blocks_are_recomputed_by_kind_and_count():
+    config = hybrid(pattern="gla*4 sparse*2", recompute="full", recompute_every=2)
+    assert config.recomputed() == (True, False, True, False, True, False)
+    of_kind = replace(config, recompute_kinds="sparse")
+    assert of_kind.recomputed() == (False, False, False, False, True, False)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"recompute_every": 0}, "model.recompute_every=0: give at least 1"),
+        ({"recompute_every": 2}, "model.recompute=none: recompute_every and recompute_kinds have"),
+        ({"recompute": "full", "recompute_kinds": "glaa"}, "'glaa' is not in model.pattern"),
+    ],
+)
+def test_recomputation_without_effect_is_refused(settings_, message):
+    with pytest.raises(ValueError, match=message):
+        hybrid(**settings_)
+
+
 def test_recomputation_keeps_fewer_activations():
     kept = []
-    for recompute in ("none", "full"):
+    for recompute in ("none", "selective", "full"):
         model = build_model(hybrid(recompute=recompute), seed=0, device="cpu")
         n_bytes = []
         with torch.autograd.graph.saved_tensors_hooks(
@@ -133,4 +162,5 @@ def test_recomputation_keeps_fewer_activations():
         ):
             model(batch_of(draw_tokens(200)))
         kept.append(sum(n_bytes))
-    assert kept[1] < kept[0] / 5
+    assert kept[2] < kept[0] / 5
+    assert kept[1] < kept[0]
