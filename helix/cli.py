@@ -61,6 +61,20 @@ def run_plan(arguments: Sequence[str]) -> int:
     return 0
 
 
+def run_evaluate(arguments: Sequence[str]) -> int:
+    """Measure: throughput preset=... [sections= contexts= n_repeats= out= json=]."""
+    from evals.throughput import ThroughputConfig, evaluate
+    from helix.config import ConfigError, load, split_words, suggestion
+    from helix.presets import PRESETS
+
+    name, *words = arguments or [""]
+    if name != "throughput":
+        raise ConfigError(f"evaluate {name}: no such evaluation{suggestion(name, ['throughput'])}")
+    options, rest = split_words(words, ThroughputConfig)
+    evaluate(load(rest, PRESETS), options)
+    return 0
+
+
 def run_doctor(arguments: Sequence[str]) -> int:
     """Say what is installed and which kernels would run here: [json=true]."""
     from helix.config import load_options
@@ -77,6 +91,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": run_generate,
     "plan": run_plan,
     "doctor": run_doctor,
+    "evaluate": run_evaluate,
 }
 
 
