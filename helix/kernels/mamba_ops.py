@@ -57,6 +57,7 @@ def ssd(
     a: Float[Tensor, " H"],
     b: Float[Tensor, "B T G N"],
     c: Float[Tensor, "B T G N"],
+    skip: Float[Tensor, " H"],
     starts: Bool[Tensor, "B T"],
     state: Float[Tensor, "B H P N"] | None = None,
     *,
@@ -64,7 +65,7 @@ def ssd(
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
     """Compute ssd.ssd_reference on the GPU; `chunk_tokens` is that of short inputs alone."""
     if x.shape[1] < SHORT_TOKENS:
-        return ssd_chunked(x, dt, a, b, c, starts, state, chunk_tokens=chunk_tokens)
+        return ssd_chunked(x, dt, a, b, c, skip, starts, state, chunk_tokens=chunk_tokens)
     outputs = []
     timed = (x, dt, b, c, starts)
     for x_, dt_, b_, c_, starts_ in zip(
@@ -77,6 +78,7 @@ def ssd(
             b_,
             c_,
             CHUNK_TOKENS,
+            D=skip,
             initial_states=state,
             seq_idx=starts_.cumsum(1).int(),  # 0 goes on with the state
             return_final_states=True,

@@ -1,6 +1,6 @@
 """State space duality, the scan of Mamba-2: a matrix state that decays by one number per head.
 
-    H_t = exp(dt_t a) H_{t-1} + dt_t x_t b_t^T        y_t = H_t c_t
+    H_t = exp(dt_t a) H_{t-1} + dt_t x_t b_t^T        y_t = H_t c_t + skip x_t
 
 Dims: B batch, T time, H heads, P width of a head, G groups of heads that share b and c,
 R heads of a group, N width of the state, n chunks, C tokens of a chunk.
@@ -28,6 +28,7 @@ def ssd_reference(
     a: Float[Tensor, " H"],
     b: Float[Tensor, "B T G N"],
     c: Float[Tensor, "B T G N"],
+    skip: Float[Tensor, " H"],
     starts: Bool[Tensor, "B T"],
     state: Float[Tensor, "B H P N"] | None = None,
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
@@ -36,6 +37,7 @@ def ssd_reference(
     Args:
         dt: Step sizes, above 0.
         a: Decay rates, below 0; A in the paper.
+        skip: What each head adds of its input; D in the paper.
         starts: True where a document begins; the state is forgotten just before that token.
         state: What the tokens before these left; None means there were none.
 
@@ -53,7 +55,8 @@ def ssd_reference(
     for u_t, b_t, c_t, decay_t in zip(*(z.unbind(1) for z in (u, b, c, decay)), strict=True):
         memory = decay_t[..., None, None] * memory + u_t[..., None] * b_t[..., None, :]
         outputs.append(torch.einsum("bhpn,bhn->bhp", memory, c_t))
-    return torch.stack(outputs, dim=1).to(x.dtype), memory
+    y = torch.stack(outputs, dim=1) + skip.to(dtype)[:, None] * x.to(dtype)
+    return y.to(x.dtype), memory
 
 
 def ssd_chunked(
@@ -62,6 +65,7 @@ def ssd_chunked(
     a: Float[Tensor, " H"],
     b: Float[Tensor, "B T G N"],
     c: Float[Tensor, "B T G N"],
+    skip: Float[Tensor, " H"],
     starts: Bool[Tensor, "B T"],
     state: Float[Tensor, "B H P N"] | None = None,
     *,
@@ -102,7 +106,8 @@ def ssd_chunked(
     heard = rearrange(heard, "B n G C (R P) -> B n G R C P", R=n_heads // n_groups)
     fading = since.exp().masked_fill(~reach.from_before[:, :, None, None, :, None], 0)
     y = rearrange(torch.addcmul(inside, heard, fading), "B n G R C P -> B (n C) (G R) P")
-    return y[:, :n_tokens].to(x.dtype), state
+    y = torch.addcmul(y[:, :n_tokens], skip.to(dtype)[:, None], x.to(dtype))
+    return y.to(x.dtype), state
 
 
 def _empty_state(x: Tensor, b: Tensor) -> Tensor:

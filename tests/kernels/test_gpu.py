@@ -85,12 +85,13 @@ def test_ssd_adapter_equals_the_reference(backend, n_tokens, with_state):
     truths, inputs = pair(*(draw(*shape, seed=i) for i, shape in enumerate((x, b, c))))
     dt = F.softplus(draw(2, n_tokens, 4, seed=3) - 3).requires_grad_()
     a = (-draw(4, seed=4).exp() * 4).requires_grad_()
+    skip = draw(4, seed=6).requires_grad_()
     state = draw(2, 4, 64, 64, seed=5).requires_grad_() if with_state else None
     starts = draw_starts(2, n_tokens, chance=0.01).cuda()
-    extra = [dt, a] + ([state] if with_state else [])
-    expected = ssd_chunked(truths[0], dt, a, truths[1], truths[2], starts, state)
+    extra = [dt, a, skip] + ([state] if with_state else [])
+    expected = ssd_chunked(truths[0], dt, a, truths[1], truths[2], skip, starts, state)
     scan = kernels.select("ssd", backend)
-    actual = scan(inputs[0], dt, a, inputs[1], inputs[2], starts, state)
+    actual = scan(inputs[0], dt, a, inputs[1], inputs[2], skip, starts, state)
     assert_same(actual, inputs + extra, expected, truths + extra)
 
 
@@ -101,11 +102,11 @@ def test_ssd_adapter_is_right_beyond_32_bit_offsets(backend):
         draw(1, n_tokens, *rest, seed=i) for i, rest in enumerate([(4, 64), (1, 64), (1, 64)])
     )
     dt, a = F.softplus(draw(1, n_tokens, 4, seed=3) - 3), -draw(4, seed=4).exp()
-    starts = draw_starts(1, n_tokens, chance=1e-4).cuda()
+    starts, skip = draw_starts(1, n_tokens, chance=1e-4).cuda(), draw(4, seed=6)
     with torch.no_grad():
-        expected = ssd_chunked(x.to(DTYPE).float(), dt, a, b, c, starts)
+        expected = ssd_chunked(x.to(DTYPE).float(), dt, a, b, c, skip, starts)
         actual = kernels.select("ssd", backend)(
-            x.to(DTYPE), dt, a, b.to(DTYPE), c.to(DTYPE), starts
+            x.to(DTYPE), dt, a, b.to(DTYPE), c.to(DTYPE), skip, starts
         )
     assert_close(actual[0][:, -5000:], expected[0][:, -5000:], dtype=DTYPE)
     assert_close(actual[1], expected[1], dtype=DTYPE)

@@ -26,7 +26,8 @@ def ssd_inputs(n_tokens, p=6, n=8, *, dtype=torch.float32, seed=0):
     dt = torch.rand(2, n_tokens, 4, dtype=dtype)
     groups = [torch.randn(2, n_tokens, 2, n, dtype=dtype) for _ in range(2)]
     x, state = torch.randn(2, n_tokens, 4, p, dtype=dtype), torch.randn(2, 4, p, n, dtype=dtype)
-    inputs = (x, dt, -torch.rand(4, dtype=dtype), *groups, state)
+    rates, skip = -torch.rand(4, dtype=dtype), torch.randn(4, dtype=dtype)
+    inputs = (x, dt, rates, *groups, skip, state)
     return [y.detach().requires_grad_() for y in inputs]
 
 
@@ -106,8 +107,8 @@ def test_half_precision_is_computed_in_float32(name):
 
 
 def test_ssd_equals_its_dense_quadratic_form():
-    """Dao and Gu 2024, equation 3: y = (L * C B^T) (dt x) with L_ts the product of decays."""
-    x, dt, a, b, c, _ = ssd_inputs(50)
+    """Dao and Gu 2024, equation 3: y = (L * C B^T) (dt x) + D x, L_ts the product of decays."""
+    x, dt, a, b, c, skip, _ = ssd_inputs(50)
     starts = draw_starts(2, 50)
     b, c = (z.repeat_interleave(2, dim=2) for z in (b, c))
     document = starts.cumsum(1)
@@ -118,7 +119,8 @@ def test_ssd_equals_its_dense_quadratic_form():
     decay = apart.masked_fill(~mask, -math.inf).exp()
     scores = decay * torch.einsum("bthn,bshn->bhts", c, b)
     expected = torch.einsum("bhts,bsh,bshp->bthp", scores, dt.double(), x.double())
-    y, _ = ssd_chunked(x, dt, a, b, c, starts, chunk_tokens=16)
+    expected = expected + skip.double()[:, None] * x.double()
+    y, _ = ssd_chunked(x, dt, a, b, c, skip, starts, chunk_tokens=16)
     assert_close(y, expected)
 
 

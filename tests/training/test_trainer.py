@@ -165,7 +165,7 @@ def test_metrics_name_every_figure_with_its_unit(tiny_run):
     config = tiny_run()
     train(config)
     step = next(r for r in read_records(config.run_dir) if "train/bits_per_byte" in r)
-    assert set(step) == {
+    assert set(step) - {"speed/mfu"} == {  # told where the device's peak is known
         "step",
         "attempt",
         "tokens",
