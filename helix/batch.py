@@ -4,6 +4,7 @@ Dims: B rows, T tokens of context.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Int64
@@ -27,9 +28,9 @@ class Batch:
     targets: Int64[Tensor, "B T"]
     document_ids: Int64[Tensor, "B T"]
 
-    @property
+    @cached_property
     def n_targets(self) -> int:
-        """Count the positions that carry a loss."""
+        """Count the positions that carry a loss; `to` hands the count on."""
         return int((self.targets != IGNORED).sum())
 
     @property
@@ -46,9 +47,11 @@ class Batch:
         )
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Copy to a device."""
-        return Batch(
+        """Copy to a device. Targets are counted before, so that nobody waits for the device."""
+        moved = Batch(
             tokens=self.tokens.to(device, non_blocking=True),
             targets=self.targets.to(device, non_blocking=True),
             document_ids=self.document_ids.to(device, non_blocking=True),
         )
+        moved.__dict__["n_targets"] = self.n_targets  # where cached_property looks, frozen or not
+        return moved

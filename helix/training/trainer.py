@@ -44,7 +44,9 @@ class Trainer:
     engine: Engine
     metrics: Metrics
     progress: Progress
-    bytes_of_token: Tensor  # UTF-8 bytes that each id stands for
+    bytes_of_token: (
+        Tensor  # UTF-8 bytes that each id stands for, on the CPU like the loader's batches
+    )
 
     @classmethod
     def build(cls, config: RunConfig) -> "Trainer":
@@ -95,7 +97,7 @@ class Trainer:
             engine=engine,
             metrics=metrics,
             progress=progress,
-            bytes_of_token=torch.tensor(n_bytes, device=engine.device),
+            bytes_of_token=torch.tensor(n_bytes),
         )
 
     def fit(self) -> int:
@@ -131,12 +133,13 @@ class Trainer:
         rate = self.config.optimizer.learning_rate * rate_ratio(
             self.config.schedule, step, training.n_steps
         )
-        batch = self.loader.next().to(self.engine.device)
+        batch = self.loader.next()
         totals = distributed.sum_over_ranks(self.count(batch))
         n_targets, n_bytes = (int(total) for total in totals)
         nats = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         for start in range(0, batch.n_rows, training.micro_batch_rows):
-            micro_batch = batch.rows(start, start + training.micro_batch_rows)
+            rows = batch.rows(start, start + training.micro_batch_rows)
+            micro_batch = rows.to(self.engine.device)
             nats += self.engine.accumulate(micro_batch, n_targets=n_targets)
         nats = distributed.sum_over_ranks(nats)
         self.refuse_non_finite(float(nats), "loss")
@@ -158,10 +161,8 @@ class Trainer:
 
     def count(self, batch: Batch) -> Tensor:
         """Count this rank's targets and the bytes of text that they stand for."""
-        targets = batch.targets[batch.targets != IGNORED]
-        return torch.stack(
-            (targets.new_tensor(targets.numel()), self.bytes_of_token[targets].sum())
-        )
+        n_bytes = self.bytes_of_token[batch.targets[batch.targets != IGNORED]].sum()
+        return torch.tensor([batch.n_targets, int(n_bytes)], device=self.engine.device)
 
     def refuse_non_finite(self, value: float, name: str) -> None:
         """Stop a run whose loss or gradient is not finite, before it can be saved."""
