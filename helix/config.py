@@ -297,7 +297,7 @@ def _read_words(words: Mapping[str, str], base: Any) -> DictConfig:
             try:
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
-                raise ConfigError(f"{path}={text}: not a value: {_first_line(error)}") from error
+                raise ConfigError(f"{path}={text}: not a value: {first_line(error)}") from error
         OmegaConf.update(override, path, value)
     return override
 
@@ -311,7 +311,8 @@ def _is_text(base: Any, path: str) -> bool:
     return hint in (str, str | None)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Give an error's first line, or its kind where it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -321,7 +322,7 @@ def _read_yaml(path: Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
     except Exception as error:  # YAML's own errors have no common base with omegaconf's
-        raise ConfigError(f"config={path}: not YAML: {_first_line(error)}") from error
+        raise ConfigError(f"config={path}: not YAML: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"config={path}: expected settings by name, found a list")
     return loaded

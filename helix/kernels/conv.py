@@ -2,11 +2,11 @@
 
     y_t = bias + sum_l weight_{W-1-l} x_{t-l}   over the lags l < W at which t-l is in t's document
 
-Dims: B batch, T time, C channels, W taps.
+Dims: B batch, T time, C channels, W taps, S inputs and those kept before, L of them left (W - 1).
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -69,8 +69,16 @@ def causal_conv(
         y = torch.addcmul(
             y, padded[:, window].masked_fill(other[..., None], 0).to(dtype), taps[first]
         )
-    other = document[:, n_tokens:] != document[:, -1:]
-    return y.to(x.dtype), padded[:, n_tokens:].masked_fill(other[..., None], 0)
+    return y.to(x.dtype), leave_tail(padded, document, n_tail=n_tail)
+
+
+def leave_tail(
+    inputs: Float[Tensor, "B S C"], document: Int64[Tensor, "B S"], *, n_tail: int
+) -> Float[Tensor, "B L C"]:
+    """Give the last `n_tail` inputs, zero where they are not of the last one's document."""
+    last = slice(inputs.shape[1] - n_tail, None)
+    other = document[:, last] != document[:, -1:]
+    return inputs[:, last].masked_fill(other[..., None], 0)
 
 
 def _empty_tail(x: Tensor, weight: Tensor) -> Tensor:

@@ -121,14 +121,11 @@ def causal_conv(
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B W-1 C"]]:
     """Compute conv.causal_conv_reference from the first token on; see there."""
     n_tail = weight.shape[1] - 1
-    if tail is not None or x.shape[1] < SHORT_TOKENS:
+    if tail is not None or x.shape[1] < max(SHORT_TOKENS, n_tail):
         return conv.causal_conv(x, weight, bias, starts, tail)
     since = tokens_since_start(starts, limit=n_tail)
     y = _CausalConv.apply(x, weight.contiguous(), bias, since)
-    recent = x[:, -n_tail:] if n_tail else x[:, :0]
-    document = starts.cumsum(1)
-    other = document[:, -n_tail:] != document[:, -1:] if n_tail else document[:, :0].bool()
-    return y, recent.masked_fill(other[..., None], 0)
+    return y, conv.leave_tail(x, starts.cumsum(1), n_tail=n_tail)
 
 
 def tokens_since_start(starts: Bool[Tensor, "B T"], *, limit: int) -> Int32[Tensor, "B T"]:

@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from helix.config import ConfigError, RunConfig, to_dict
+from helix.config import ConfigError, RunConfig, first_line, to_dict
 
 Record = dict[str, float]
 PLAIN_LINES = 20  # lines of progress that a whole run prints where there is no terminal
@@ -157,10 +157,6 @@ def _start_wandb(config: RunConfig):
         )
     except wandb.errors.Error as error:
         raise ConfigError(
-            f"metrics.wandb={config.metrics.wandb}: {_first_line(error)}; set "
+            f"metrics.wandb={config.metrics.wandb}: {first_line(error)}; set "
             "metrics.wandb=offline and send the run with `wandb sync`"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

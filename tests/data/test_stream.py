@@ -178,7 +178,11 @@ def test_a_position_in_another_dataset_is_refused(pristine, tmp_path, documents)
 
 
 def test_a_dataset_moved_elsewhere_is_the_same_dataset(pristine, dataset_path):
-    loader_of(dataset_path).load_state_dict(loader_of(pristine).state_dict())
+    here, moved = loader_of(pristine), loader_of(dataset_path)
+    here.next()
+    moved.load_state_dict(here.state_dict())
+    assert moved.state_dict() == here.state_dict()
+    assert torch.equal(moved.next().tokens, here.next().tokens)
 
 
 def test_batch_rows_that_the_ranks_cannot_share_are_refused(pristine):
