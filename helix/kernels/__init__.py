@@ -16,10 +16,12 @@ logger = logging.getLogger(__name__)
 
 BACKENDS: dict[str, dict[str, str]] = {
     "ssd": {
+        "triton": "helix.kernels.triton_ssd:ssd",
         "mamba_ssm": "helix.kernels.mamba_ops:ssd",
         "reference": "helix.kernels.ssd:ssd_chunked",
     },
     "gla": {
+        "triton": "helix.kernels.triton_gla:gla",
         "fla": "helix.kernels.fla_ops:gla",
         "reference": "helix.kernels.gla:gla_chunked",
     },
@@ -32,6 +34,7 @@ BACKENDS: dict[str, dict[str, str]] = {
         "reference": "helix.kernels.attention:attention",
     },
     "sparse": {
+        "triton": "helix.kernels.triton_sparse:sparse",
         "flex": "helix.kernels.flex_ops:sparse",
         "reference": "helix.kernels.sparse:sparse_blocked",
     },

@@ -46,7 +46,7 @@ class GLAConfig:
     decay_rank: int | None = 16
     decay_temperature: float = 16.0
     chunk_tokens: int = 64
-    backend: Literal["auto", "reference", "fla"] = "auto"
+    backend: Literal["auto", "reference", "triton", "fla"] = "auto"
 
     def __post_init__(self) -> None:
         check_at_least("gla.n_heads", self.n_heads, 1)

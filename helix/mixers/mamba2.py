@@ -49,7 +49,7 @@ class Mamba2Config:
     n_groups: int = 1
     d_conv: int = 4
     chunk_tokens: int = 64
-    backend: Literal["auto", "reference", "mamba_ssm"] = "auto"  # of the scan
+    backend: Literal["auto", "reference", "triton", "mamba_ssm"] = "auto"  # of the scan
 
     def __post_init__(self) -> None:
         for name in ("d_state", "d_head", "expand", "n_groups", "d_conv", "chunk_tokens"):

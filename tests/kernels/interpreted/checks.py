@@ -1,0 +1,31 @@
+"""What the checks under Triton's interpreter share."""
+
+from collections.abc import Callable
+
+import torch
+
+from tests.numerics import assert_close, gradients
+
+Results = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+def leaf(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).requires_grad_()
+
+
+def assert_same(actual: Results, expected: Results, inputs: list[torch.Tensor]) -> None:
+    """Compare results, and the gradients of a fixed projection of them."""
+    if isinstance(actual, torch.Tensor):
+        actual, expected = (actual,), (expected,)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+    for a, e in zip(gradients(actual, inputs), gradients(expected, inputs), strict=True):
+        assert_close(a, e)
+
+
+def run(*checks: Callable[[], None]) -> None:
+    """Run checks, and say which were run: a process that checks nothing must not pass."""
+    torch.manual_seed(0)
+    for check in checks:
+        check()
+        print(check.__name__)
