@@ -322,7 +322,7 @@ class Engine:
         held = list(self.parameters.values()) if self.stage == 0 else self._partitions()
         for weights in held:
             inner.state[weights] = {
-                "step": torch.tensor(float(n_updates)),
+                "step": torch.tensor(float(n_updates), device=weights.device),
                 **{key: torch.zeros_like(weights) for key in MOMENTS},
             }
         self._link_moments()

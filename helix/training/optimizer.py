@@ -52,7 +52,10 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Make AdamW over two groups, decayed and not, each in the model's order."""
+    """Make AdamW over two groups, decayed and not, each in the model's order.
+
+    On a GPU it is fused: one pass over weights, gradients and moments instead of some ten.
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {
@@ -66,4 +69,5 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
+        fused=all(parameter.is_cuda for _, parameter in named) or None,
     )

@@ -15,7 +15,7 @@ from helix import config as configs
 from helix import distributed
 from helix.batch import IGNORED, Batch
 from helix.config import ConfigError, RunConfig
-from helix.data import Loader, ValidationSource, build_loader, build_validation
+from helix.data import ReadAhead, ValidationSource, build_loader, build_validation
 from helix.models import build_model
 from helix.tokenizer import Tokenizer, load_tokenizer
 from helix.training import checkpoint
@@ -39,7 +39,7 @@ class Trainer:
     """A run in progress. `Trainer.build` makes one; `fit` takes it to its end or to a signal."""
 
     config: RunConfig
-    loader: Loader
+    loader: ReadAhead
     validation: list[ValidationSource]
     engine: Engine
     metrics: Metrics
@@ -65,13 +65,15 @@ class Trainer:
         refuse_other_vocabulary(config.model.n_vocab, tokenizer)
         training = config.training
         training.n_accumulations(world_size)
-        loader = build_loader(
-            config.data,
-            tokenizer,
-            batch_rows=training.batch_rows,
-            rank=rank,
-            world_size=world_size,
-            seed=config.seed,
+        loader = ReadAhead(
+            build_loader(
+                config.data,
+                tokenizer,
+                batch_rows=training.batch_rows,
+                rank=rank,
+                world_size=world_size,
+                seed=config.seed,
+            )
         )
         validation = build_validation(
             config.data,
@@ -141,6 +143,8 @@ class Trainer:
             rows = batch.rows(start, start + training.micro_batch_rows)
             micro_batch = rows.to(self.engine.device)
             nats += self.engine.accumulate(micro_batch, n_targets=n_targets)
+        if step + 1 < training.n_steps:
+            self.loader.prepare()  # while the GPU works through what was just queued
         nats = distributed.sum_over_ranks(nats)
         self.refuse_non_finite(float(nats), "loss")
         applied = self.engine.apply(rate)
@@ -254,7 +258,7 @@ def refuse_other_vocabulary(n_vocab: int, tokenizer: Tokenizer) -> None:
         )
 
 
-def restore(engine: Engine, loader: Loader, config: RunConfig) -> Progress:
+def restore(engine: Engine, loader: ReadAhead, config: RunConfig) -> Progress:
     """Load the newest intact checkpoint into engine and loader; without one, begin at step 0."""
     found = checkpoint.newest(config.run_dir) if distributed.is_main() else None
     path = distributed.from_main(str(found) if found else "")
