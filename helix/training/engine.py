@@ -245,6 +245,10 @@ class Engine:
         Returns:
             The sum of losses in nats over this micro-batch, detached.
         """
+        if hasattr(self.engine.optimizer, "clear_lp_grads"):
+            # Its optimizer for bf16 at stage 1 adds .grad to fp32 sums after every backward and
+            # leaves it there, so that the first of n micro-batches would count n times.
+            self.engine.optimizer.clear_lp_grads(set_to_none=True)
         output: Output = self.engine(batch)
         # DeepSpeed averages over ranks and accumulation; both are undone, so that the gradient
         # is that of the mean over all targets of the step and never a mean of means.

@@ -5,9 +5,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
-from helix.config import ConfigError
-from helix.training.engine import OWNED_BY_RUN, compose_ds_config, join_ranks
+from helix.batch import Batch
+from helix.config import ConfigError, RunConfig
+from helix.models import build_model
+from helix.training.engine import OWNED_BY_RUN, Applied, Engine, compose_ds_config, join_ranks
 from tests.training.runs import with_words
 
 SHIPPED = sorted(
@@ -94,3 +97,33 @@ def test_deepspeed_takes_each_shipped_file_as_it_is_meant(tiny_run, name, precis
     for key, value in settings["zero_optimization"].items():
         found = {k: zero[key][k] for k in value} if isinstance(value, dict) else zero[key]
         assert found == value, key
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(tiny_run, name, precision):
+    def norms_of(micro_batch_rows: int) -> list[float]:
+        words = (f"training.deepspeed={name}", f"training.precision={precision}")
+        config = with_words(tiny_run(*words), micro_batch_rows=micro_batch_rows)
+        return [applied.gradient_norm for applied in steps_of(config, n_steps=2)]
+
+    bound = {"fp32": 1e-5, "bf16": 1e-2}[precision]
+    assert norms_of(1) == pytest.approx(norms_of(4), rel=bound)
+
+
+def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
+    """Take steps on four rows of random tokens that are all of the batch, one micro-batch each."""
+    join_ranks()
+    engine = Engine(build_model(config.model, seed=0, device="cpu"), config)
+    generator = torch.Generator().manual_seed(0)
+    shape = 4, config.data.n_context + 1
+    ids = torch.randint(config.model.n_vocab, shape, generator=generator)
+    documents = torch.zeros(4, config.data.n_context, dtype=torch.int64)
+    batch = Batch(tokens=ids[:, :-1], targets=ids[:, 1:], document_ids=documents)
+    taken = []
+    for _ in range(n_steps):
+        for start in range(0, 4, config.training.micro_batch_rows):
+            rows = batch.rows(start, start + config.training.micro_batch_rows)
+            engine.accumulate(rows.to(engine.device), n_targets=batch.n_targets)
+        taken.append(engine.apply(1e-3))
+    return taken
