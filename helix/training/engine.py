@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from helix.batch import Batch
 from helix.config import ConfigError, RunConfig, suggestion, write_whole
 from helix.distributed import local_device
 from helix.models.base import LanguageModel, Output
-from helix.training.optimizer import build_optimizer
+from helix.training.optimizer import build_optimizer, is_time_scale
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
 
@@ -191,6 +191,34 @@ def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     }
 
 
+def time_scales(model: LanguageModel) -> list[Tensor]:
+    """List the parameters that stay in fp32 in bf16 runs."""
+    return [parameter for name, parameter in model.named_parameters() if is_time_scale(name)]
+
+
+@contextlib.contextmanager
+def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
+    """Let DeepSpeed cast all parameters but some; its setting for that covers buffers alone.
+
+    They must be a group of the optimizer by themselves: a group is one flat tensor of one dtype.
+    """
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    cast = DeepSpeedEngine._cast_module_mixed_precision
+
+    def cast_others(engine: Any, *arguments: Any) -> None:
+        values = [parameter.data for parameter in kept]
+        cast(engine, *arguments)
+        for parameter, value in zip(kept, values, strict=True):
+            parameter.data = value
+
+    DeepSpeedEngine._cast_module_mixed_precision = cast_others
+    try:
+        yield
+    finally:
+        DeepSpeedEngine._cast_module_mixed_precision = cast
+
+
 class Engine:
     """A model that takes optimizer steps, and gives and takes its state parameter by parameter."""
 
@@ -204,10 +232,15 @@ class Engine:
         self.n_accumulations: int = self.settings["gradient_accumulation_steps"]
         self.clip_norm = config.training.clip_norm
         self.device = local_device()
-        with contextlib.redirect_stdout(sys.stderr):  # it prints its memory on the way
+        # Stage 3 keeps all weights in one buffer, which has one dtype.
+        kept = () if self.stage == 3 else time_scales(model)
+        # It prints its memory on the way.
+        with contextlib.redirect_stdout(sys.stderr), uncast(kept):
             engine, *_ = deepspeed.initialize(
                 model=model,
-                optimizer=build_optimizer(model, config.optimizer),
+                optimizer=build_optimizer(
+                    model, config.optimizer, is_fused=self.device.type == "cuda"
+                ),
                 config=self.settings,
                 dist_init_required=False,
             )

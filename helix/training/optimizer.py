@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-UNDECAYED_LEAVES = ("A_log", "dt_bias", "D")  # they set time scales, which decay would lengthen
+# They set time scales, which weight decay would lengthen and bf16 would round by up to a percent.
+TIME_SCALES = ("A_log", "dt_bias", "D")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,29 +46,39 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
     leaf = name.rpartition(".")[2]
     return (
         parameter.ndim == 2
-        and leaf not in UNDECAYED_LEAVES
+        and leaf not in TIME_SCALES
         and "conv" not in name
         and "embedding" not in name
     )
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Make AdamW over two groups, decayed and not, each in the model's order.
+def is_time_scale(name: str) -> bool:
+    """Tell whether a parameter stays in fp32 while the others are cast to bf16."""
+    return name.rpartition(".")[2] in TIME_SCALES
 
-    On a GPU it is fused: one pass over weights, gradients and moments instead of some ten.
+
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, *, is_fused: bool
+) -> torch.optim.AdamW:
+    """Make AdamW over three groups, each in the model's order: decayed, not decayed, time scales.
+
+    Args:
+        is_fused: One pass over weights, gradients and moments instead of some ten; for a GPU.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for name, p in named if is_decayed(name, p) is decayed],
-            "weight_decay": config.weight_decay if decayed else 0.0,
-        }
-        for decayed in (True, False)
-    ]
+    groups: tuple[list[Tensor], ...] = ([], [], [])
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = 2 if is_time_scale(name) else 0 if is_decayed(name, parameter) else 1
+            groups[group].append(parameter)
+    decays = (config.weight_decay, 0.0, 0.0)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": group, "weight_decay": decay}
+            for group, decay in zip(groups, decays, strict=True)
+            if group
+        ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
-        fused=all(parameter.is_cuda for _, parameter in named) or None,
+        fused=is_fused,
     )

@@ -11,6 +11,7 @@ from helix.batch import Batch
 from helix.config import ConfigError, RunConfig
 from helix.models import build_model
 from helix.training.engine import OWNED_BY_RUN, Applied, Engine, compose_ds_config, join_ranks
+from helix.training.optimizer import TIME_SCALES
 from tests.training.runs import with_words
 
 SHIPPED = sorted(
@@ -107,8 +108,18 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(tiny_run, name, preci
         config = with_words(tiny_run(*words), micro_batch_rows=micro_batch_rows)
         return [applied.gradient_norm for applied in steps_of(config, n_steps=2)]
 
-    bound = {"fp32": 1e-5, "bf16": 1e-2}[precision]
+    bound = {"fp32": 1e-5, "bf16": 5e-2}[precision]  # the first step of AdamW magnifies rounding
     assert norms_of(1) == pytest.approx(norms_of(4), rel=bound)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2"])
+def test_time_scales_stay_in_fp32_in_a_bf16_run(tiny_run, name):
+    config = tiny_run(f"training.deepspeed={name}", "training.precision=bf16")
+    join_ranks()
+    engine = Engine(build_model(config.model, seed=0, device="cpu"), config)
+    dtypes = {n.rpartition(".")[2]: p.dtype for n, p in engine.parameters.items()}
+    assert {dtypes.pop(leaf) for leaf in TIME_SCALES} == {torch.float32}
+    assert set(dtypes.values()) == {torch.bfloat16}
 
 
 def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
