@@ -8,6 +8,7 @@ Dims: d_in the second axis of a matrix, L number of blocks.
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -88,12 +89,19 @@ def table(name: str, weight: Tensor, *, n_blocks: int) -> Draw:
     return normal(std)
 
 
-@torch.no_grad()
 def initialize(model: nn.Module, *, seed: int) -> None:
     """Set every parameter of a model; drawn on the CPU, so that devices agree."""
     n_blocks = sum(1 for name, _ in model.named_modules() if name.endswith(".mixer"))
-    for name, parameter in model.named_parameters():
+
+    @torch.no_grad()
+    def draw(named: tuple[str, nn.Parameter]) -> None:
+        name, parameter = named
         generator = torch.Generator().manual_seed(derive_seed(seed, name))
         drawn = torch.empty(parameter.shape, dtype=torch.float32)
         table(name, drawn, n_blocks=n_blocks)(drawn, generator)
         parameter.copy_(drawn)
+
+    # One generator draws on one core: 0.9B parameters take some 10 s on it.
+    with ThreadPoolExecutor() as pool:
+        for _ in pool.map(draw, model.named_parameters()):
+            pass  # an error is raised when its result is asked for

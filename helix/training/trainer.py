@@ -26,6 +26,7 @@ from helix.training.guard import StopSignals
 from helix.training.metrics import Metrics, Record, read_records
 from helix.training.schedule import rate_ratio
 from helix.training.validation import score_sources
+from helix.training.warmup import warm_up
 
 VOCABULARY_MULTIPLE = 128  # an embedding may be padded up to this: kernels want round widths
 
@@ -57,6 +58,7 @@ class Trainer:
             DataError: The shards are not whole.
             CheckpointError: The checkpoint is of another model.
         """
+        warm_up(config)
         join_ranks()
         rank, world_size = distributed.rank(), distributed.world_size()
         claim_run_dir(config)
