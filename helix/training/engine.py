@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,29 @@ def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
         DeepSpeedEngine._cast_module_mixed_precision = cast
 
 
+def move_gradients(optimizer: Any, **_: Any) -> None:
+    """Add each bf16 gradient to its fp32 sum and drop it, after each backward at stage 1.
+
+    DeepSpeed's own method leaves .grad where it is, so that the first of n micro-batches counts n
+    times, and makes an fp32 copy of every gradient on the way.
+    """
+    groups = zip(
+        optimizer.bf16_groups,
+        optimizer.fp32_groups_gradients,
+        optimizer.fp32_groups_has_gradients,
+        strict=True,
+    )
+    with torch.no_grad():
+        for parameters, sums, is_there in groups:
+            for index, (parameter, total) in enumerate(zip(parameters, sums, strict=True)):
+                if parameter.grad is None:
+                    continue
+                total.add_(parameter.grad.reshape(total.shape))
+                parameter._hp_grad = total
+                parameter.grad = None
+                is_there[index] = True
+
+
 class Engine:
     """A model that takes optimizer steps, and gives and takes its state parameter by parameter."""
 
@@ -245,6 +269,8 @@ class Engine:
                 dist_init_required=False,
             )
         self.engine: Any = engine  # its own types know no one class of its optimizer
+        if hasattr(engine.optimizer, "update_hp_grads"):
+            engine.optimizer.update_hp_grads = partial(move_gradients, engine.optimizer)
         self.parameters = dict(self.engine.module.named_parameters())
 
     @property
@@ -278,10 +304,6 @@ class Engine:
         Returns:
             The sum of losses in nats over this micro-batch, detached.
         """
-        if hasattr(self.engine.optimizer, "clear_lp_grads"):
-            # Its optimizer for bf16 at stage 1 adds .grad to fp32 sums after every backward and
-            # leaves it there, so that the first of n micro-batches would count n times.
-            self.engine.optimizer.clear_lp_grads(set_to_none=True)
         output: Output = self.engine(batch)
         # DeepSpeed averages over ranks and accumulation; both are undone, so that the gradient
         # is that of the mean over all targets of the step and never a mean of means.
