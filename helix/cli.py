@@ -62,7 +62,7 @@ def run_plan(arguments: Sequence[str]) -> int:
 
 
 def run_evaluate(arguments: Sequence[str]) -> int:
-    """Measure: throughput preset=... [sections= contexts= n_repeats= out= json=]."""
+    """Measure: throughput preset= [sections= contexts= n_repeats= n_steps= stages= out= json=]."""
     from evals.throughput import ThroughputConfig, evaluate
     from helix.config import ConfigError, load, split_words, suggestion
     from helix.presets import PRESETS
