@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from triton.runtime import interpreter
 
 from tests.numerics import assert_close, gradients
 
@@ -25,7 +26,19 @@ def assert_same(actual: Results, expected: Results, inputs: list[torch.Tensor]) 
 
 def run(*checks: Callable[[], None]) -> None:
     """Run checks, and say which were run: a process that checks nothing must not pass."""
+    let_scalars_bound_loops()
     torch.manual_seed(0)
     for check in checks:
         check()
         print(check.__name__)
+
+
+def let_scalars_bound_loops() -> None:
+    """Let range() take the interpreter's scalars, arrays of one element; NumPy 2.4 will not."""
+    patch = interpreter._patch_lang_tensor
+
+    def patch_further(tensor: object, scope: interpreter._LangPatchScope) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patch_further
