@@ -178,7 +178,7 @@ def place(config: HybridConfig, *, device: torch.device, dtype: torch.dtype) -> 
         parameter.data = parameter.data.to(torch.float32 if is_time_scale(name) else dtype)
     model.to_empty(device=device)
     model.tie_weights()
-    model.load_state_dict(initial_weights(without_recomputation(config)))
+    model.load_state_dict(initial_weights(replace(without_recomputation(config), fp8="")))
     return model
 
 

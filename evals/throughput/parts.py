@@ -97,8 +97,13 @@ def run_both(part: Part) -> Callable[[], None]:
 
 
 def output(result: Any) -> Tensor:
-    """Take the output from what a module returns: a mixer and a block give their state too."""
-    return result[0] if isinstance(result, tuple) else result
+    """Take the output from what a module returns.
+
+    A mixer and a block give their state behind it; a norm gives the stream before it.
+    """
+    if not isinstance(result, tuple):
+        return result
+    return result[1] if isinstance(result[1], Tensor) else result[0]
 
 
 PARTS_SECTION = Section(

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +28,19 @@ N_LAPS = 10
 N_STEPS = 500  # whose losses the precisions are compared by
 N_LAST = 50  # steps whose mean loss stands for where a precision ended
 ACCUMULATIONS = (1, 8)
-PRECISIONS: dict[str, Precision] = {
-    "bf16 weights, fp32 master copy": "bf16",
-    "fp32 weights, autocast": "fp32",
+
+
+class Way(NamedTuple):
+    """A precision of weights, and whose products are of 8 bits; see StackConfig.fp8."""
+
+    precision: Precision
+    fp8: str = ""
+
+
+WAYS = {
+    "bf16 weights, fp32 master copy": Way("bf16"),
+    "the same, fp8 in MLPs and head": Way("bf16", "mlp head"),
+    "fp32 weights, autocast": Way("fp32"),
 }
 
 
@@ -91,17 +101,17 @@ def precision_cases(bench: Bench) -> Iterator[Case]:
     n_steps = bench.options.n_steps or N_STEPS
     n_rows = max(1, run.training.micro_batch_rows // 4)
     with training_data(run, n_tokens=n_steps * n_rows * run.data.n_context) as loader_of:
-        for name in PRECISIONS:
-            measure = partial(precision_row, bench, name, loader_of, n_steps, n_rows)
+        for name, way in WAYS.items():
+            measure = partial(precision_row, bench, way, loader_of, n_steps, n_rows)
             yield Case({"precision": name}, measure)
 
 
-def precision_row(bench: Bench, name: str, loader_of: LoaderOf, n_steps: int, n_rows: int) -> Row:
+def precision_row(bench: Bench, way: Way, loader_of: LoaderOf, n_steps: int, n_rows: int) -> Row:
     """Train some steps on `n_rows` a step, then time steps on the preset's rows."""
     run = engine_run(bench.run, n_micro_batches=1, n_steps=n_steps + 2 * (N_WARM + N_LAPS))
-    training = replace(run.training, precision=PRECISIONS[name])
-    run = replace(run, training=training)
-    model = bench.host_model()
+    training = replace(run.training, precision=way.precision)
+    run = replace(run, model=replace(run.model, fp8=way.fp8), training=training)
+    model = replace(bench, run=run).host_model()
     if training.precision == "fp32":
         under_autocast(model, bench.device.type)
     with trainer_of(run, model, loader_of(n_rows)) as trainer:
@@ -145,6 +155,6 @@ ENGINE = Section(
 )
 PRECISION = Section(
     precision_cases,
-    note=f"both under DeepSpeed; last_loss: mean of the last {N_LAST} steps, in nats a token; "
+    note=f"all under DeepSpeed; last_loss: mean of the last {N_LAST} steps, in nats a token; "
     "losses on a quarter of the preset's rows, speed and memory on all of them",
 )

@@ -42,13 +42,37 @@ BACKENDS: dict[str, dict[str, str]] = {
         "triton": "helix.kernels.triton_cross_entropy:linear_cross_entropy",
         "reference": "helix.kernels.cross_entropy:linear_cross_entropy",
     },
+    "swiglu_fp8": {
+        "triton": "helix.kernels.triton_fp8:swiglu",
+        "reference": "helix.kernels.fp8_products:swiglu",
+    },
+    "cross_entropy_fp8": {
+        "triton": "helix.kernels.triton_fp8:linear_cross_entropy",
+        "reference": "helix.kernels.fp8_products:linear_cross_entropy",
+    },
     "rms_norm": {
-        "triton": "helix.kernels.triton_pointwise:rms_norm",
+        "triton": "helix.kernels.triton_norm:rms_norm",
         "reference": "helix.kernels.pointwise:rms_norm",
     },
+    "residual_norm": {
+        "triton": "helix.kernels.triton_norm:residual_norm",
+        "reference": "helix.kernels.pointwise:residual_norm",
+    },
+    "gated_norm": {
+        "triton": "helix.kernels.triton_gated_norm:gated_norm",
+        "reference": "helix.kernels.pointwise:gated_norm",
+    },
     "glu": {
-        "triton": "helix.kernels.triton_pointwise:glu",
+        "triton": "helix.kernels.triton_gates:glu",
         "reference": "helix.kernels.pointwise:glu",
+    },
+    "log_decay": {
+        "triton": "helix.kernels.triton_gates:log_decay",
+        "reference": "helix.kernels.pointwise:log_decay",
+    },
+    "rotary": {
+        "triton": "helix.kernels.triton_rotary:rotary",
+        "reference": "helix.kernels.pointwise:rotary",
     },
 }
 
@@ -60,8 +84,14 @@ WITHOUT_ADAPTER: dict[str, tuple[str, ...]] = {
     "attention": (),
     "sparse": (),
     "cross_entropy": ("liger",),
+    "swiglu_fp8": (),
+    "cross_entropy_fp8": (),
     "rms_norm": (),
+    "residual_norm": (),
+    "gated_norm": (),
     "glu": (),
+    "log_decay": (),
+    "rotary": (),
 }
 
 

@@ -19,6 +19,8 @@ def causal_conv_reference(
     bias: Float[Tensor, " C"] | None,
     starts: Bool[Tensor, "B T"],
     tail: Float[Tensor, "B W-1 C"] | None = None,
+    *,
+    silu: bool = False,
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B W-1 C"]]:
     """Slide along time with the last W-1 inputs in hand: the truth that `causal_conv` is held to.
 
@@ -27,6 +29,7 @@ def causal_conv_reference(
         starts: True where a document begins; inputs before that token count as zero.
         tail: The last W-1 inputs before these, zero where they belong to an earlier document;
             None means there were none.
+        silu: Whether the outputs pass through silu.
 
     Returns:
         The outputs, in the dtype of `x`, and the tail for the tokens that follow.
@@ -41,7 +44,8 @@ def causal_conv_reference(
         outputs.append(torch.einsum("bwc,cw->bc", window.to(dtype), weight.to(dtype)))
         tail = window[:, 1:]
     y = torch.stack(outputs, dim=1)
-    return (y if bias is None else y + bias).to(x.dtype), tail
+    y = y if bias is None else y + bias
+    return (F.silu(y) if silu else y).to(x.dtype), tail
 
 
 def causal_conv(
@@ -50,6 +54,8 @@ def causal_conv(
     bias: Float[Tensor, " C"] | None,
     starts: Bool[Tensor, "B T"],
     tail: Float[Tensor, "B W-1 C"] | None = None,
+    *,
+    silu: bool = False,
 ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B W-1 C"]]:
     """Compute `causal_conv_reference` as a sum of W shifted products."""
     dtype = scan_dtype(x)
@@ -69,7 +75,7 @@ def causal_conv(
         y = torch.addcmul(
             y, padded[:, window].masked_fill(other[..., None], 0).to(dtype), taps[first]
         )
-    return y.to(x.dtype), leave_tail(padded, document, n_tail=n_tail)
+    return (F.silu(y) if silu else y).to(x.dtype), leave_tail(padded, document, n_tail=n_tail)
 
 
 def leave_tail(

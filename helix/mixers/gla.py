@@ -13,11 +13,9 @@ from typing import Literal, NamedTuple
 
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from helix import kernels
-from helix.kernels.chunks import scan_dtype
-from helix.layers import RMSNorm
+from helix.layers import GatedNorm
 from helix.mixers.base import Mixer, check_at_least, check_divides, document_starts
 
 
@@ -107,12 +105,14 @@ class GatedLinearAttention(Mixer[GLAState]):
         config.check(d_model)
         d_key, d_value, rank = config.d_key(d_model), config.d_value(d_model), config.decay_rank
         self.n_heads = config.n_heads
-        self.temperature = config.decay_temperature
         self.widths = (d_key, d_key, d_value, d_value)
         self.in_proj = nn.Linear(d_model, sum(self.widths), bias=False)  # [q | k | v | gate]
         self.decay_down = nn.Identity() if rank is None else nn.Linear(d_model, rank, bias=False)
         self.decay_up = nn.Linear(d_model if rank is None else rank, d_key)
-        self.norm = RMSNorm(d_value // config.n_heads)
+        self.log_decay = partial(
+            kernels.select("log_decay", "auto"), temperature=config.decay_temperature
+        )
+        self.norm = GatedNorm(d_value // config.n_heads, gate_first=False)
         self.out_proj = nn.Linear(d_value, d_model, bias=False)
         self.scan = partial(kernels.select("gla", config.backend), chunk_tokens=config.chunk_tokens)
 
@@ -125,9 +125,10 @@ class GatedLinearAttention(Mixer[GLAState]):
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)
         q, k, v, gate = self.in_proj(x).split(self.widths, dim=-1)
-        decay = self.decay_up(self.decay_down(x))
-        log_decay = F.logsigmoid(decay.to(scan_dtype(x))) / self.temperature
-        q, k, v, log_decay = (z.unflatten(-1, (self.n_heads, -1)) for z in (q, k, v, log_decay))
+        log_decay = self.log_decay(self.decay_up(self.decay_down(x)))
+        q, k, v, log_decay, gate = (
+            z.unflatten(-1, (self.n_heads, -1)) for z in (q, k, v, log_decay, gate)
+        )
         y, memory = self.scan(q, k, v, log_decay, starts, state and state.memory)
-        y = self.norm(y).flatten(2) * F.silu(gate)
-        return self.out_proj(y), GLAState(memory, document_ids[:, -1])
+        y = self.out_proj(self.norm(y, gate).flatten(2))
+        return y, GLAState(memory, document_ids[:, -1])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from helix.layers import RMSNorm, rotate
+from helix.layers import RMSNorm, Rotary
 from helix.mixers.base import check_at_least, check_divides
 
 
@@ -90,10 +90,10 @@ class RotaryHeads(nn.Module):
         super().__init__()
         self.n_heads, self.n_kv = config.n_heads, config.n_kv()
         self.d_head = config.d_head_of(d_model)
-        self.theta = config.rotary_theta
         self.in_proj = nn.Linear(d_model, (self.n_heads + 2 * self.n_kv) * self.d_head, bias=False)
         self.q_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(self.d_head) if config.qk_norm else nn.Identity()
+        self.rotary = Rotary(self.d_head, theta=config.rotary_theta)
 
     def forward(
         self, x: Float[Tensor, "B T D"], positions: Int64[Tensor, "B T"]
@@ -101,8 +101,7 @@ class RotaryHeads(nn.Module):
         """Give queries, keys and values."""
         heads = self.in_proj(x).unflatten(-1, (-1, self.d_head))
         q, k, v = heads.split((self.n_heads, self.n_kv, self.n_kv), dim=2)
-        q = rotate(self.q_norm(q), positions, theta=self.theta)
-        k = rotate(self.k_norm(k), positions, theta=self.theta)
+        q, k = self.rotary(self.q_norm(q), self.k_norm(k), positions)
         return q, k, v
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from helix import kernels
 from helix.kernels.chunks import scan_dtype
-from helix.layers import RMSNorm
+from helix.layers import GatedNorm
 from helix.mixers.base import Mixer, check_at_least, check_divides, document_starts
 
 
@@ -119,8 +119,8 @@ class CausalConv(nn.Module):
         starts: Bool[Tensor, "B T"],
         tail: Float[Tensor, "B L C"] | None,
     ) -> tuple[Float[Tensor, "B T C"], Float[Tensor, "B L C"]]:
-        """Convolve within documents, with the tail of the tokens before."""
-        return self.convolve(x, self.weight, self.bias, starts, tail)
+        """Convolve within documents, with the tail of the tokens before, and apply silu."""
+        return self.convolve(x, self.weight, self.bias, starts, tail, silu=True)
 
 
 class Mamba2(Mixer[Mamba2State]):
@@ -143,7 +143,7 @@ class Mamba2(Mixer[Mamba2State]):
         self.A_log = nn.Parameter(torch.empty(n_heads))
         self.dt_bias = nn.Parameter(torch.empty(n_heads))
         self.D = nn.Parameter(torch.empty(n_heads))
-        self.norm = RMSNorm(d_inner)
+        self.norm = GatedNorm(d_inner, gate_first=True)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
         self.scan = partial(kernels.select("ssd", config.backend), chunk_tokens=config.chunk_tokens)
 
@@ -157,7 +157,7 @@ class Mamba2(Mixer[Mamba2State]):
         starts = document_starts(document_ids, state and state.last_document)
         z, channels, dt = self.in_proj(x).split(self.in_widths, dim=-1)
         channels, tail = self.conv(channels, starts, state and state.tail)
-        u, b, c = F.silu(channels).split(self.channel_widths, dim=-1)
+        u, b, c = channels.split(self.channel_widths, dim=-1)
         u = u.unflatten(-1, (-1, self.d_head))
         b, c = (y.unflatten(-1, (self.n_groups, -1)) for y in (b, c))
         dtype = scan_dtype(x)
@@ -165,5 +165,5 @@ class Mamba2(Mixer[Mamba2State]):
         a = -self.A_log.to(dtype).exp()
         skip = self.D.to(dtype)
         y, memory = self.scan(u, dt, a, b, c, skip, starts, state and state.memory)
-        y = self.out_proj(self.norm(y.flatten(2) * F.silu(z)))
+        y = self.out_proj(self.norm(y.flatten(2), z))
         return y, Mamba2State(memory, tail, document_ids[:, -1])

@@ -5,6 +5,7 @@ Head and loss are one module, so that ZeRO-3 has gathered the weight when the lo
 Dims: B rows, T tokens, D width of the model, V vocabulary.
 """
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -14,13 +15,20 @@ from helix.kernels.chunks import scan_dtype
 
 
 class TiedHead(nn.Module):
-    """Scores hidden states against the rows of an embedding that it shares."""
+    """Scores hidden states against the rows of an embedding that it shares.
 
-    def __init__(self, embedding: nn.Embedding, *, chunk_rows: int, backend: str) -> None:
+    Args:
+        is_fp8: Whether the products of training are of 8 bits; without gradients they never are.
+    """
+
+    def __init__(
+        self, embedding: nn.Embedding, *, chunk_rows: int, backend: str, is_fp8: bool = False
+    ) -> None:
         super().__init__()
         self.weight = embedding.weight
         self.chunk_rows = chunk_rows
         self.cross_entropy = kernels.select("cross_entropy", backend)
+        self.cross_entropy_fp8 = kernels.select("cross_entropy_fp8", "auto") if is_fp8 else None
 
     def forward(
         self, hidden: Float[Tensor, "B T D"], targets: Int64[Tensor, "B T"] | None
@@ -33,7 +41,9 @@ class TiedHead(nn.Module):
         if targets is None:
             dtype = scan_dtype(hidden)
             return hidden[:, -1].to(dtype) @ self.weight.to(dtype).T
-        return self.cross_entropy(
+        is_fp8 = self.cross_entropy_fp8 is not None and torch.is_grad_enabled()
+        cross_entropy = self.cross_entropy_fp8 if is_fp8 else self.cross_entropy
+        return cross_entropy(
             hidden.flatten(0, 1),
             self.weight,
             targets.flatten(),

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from helix.batch import Batch
+from helix.kernels.fp8 import check_width
 from helix.models.base import LanguageModel, ModelState, Output
 from helix.models.head import TiedHead
 from helix.models.stack import Stack, StackConfig
@@ -34,6 +35,8 @@ class HybridConfig(StackConfig):
         super().__post_init__()
         if self.n_vocab < 2:
             raise ValueError(f"model.n_vocab={self.n_vocab}: give the tokenizer's size")
+        if "head" in self.fp8.split():
+            check_width("model.n_vocab", self.n_vocab)
         if self.loss_chunk_rows < 1:
             raise ValueError(f"model.loss_chunk_rows={self.loss_chunk_rows}: give at least 1")
 
@@ -54,7 +57,10 @@ class Hybrid(LanguageModel):
         self.embedding = nn.Embedding(config.n_vocab, config.d_model)
         self.stack = Stack(config)
         self.head = TiedHead(
-            self.embedding, chunk_rows=config.loss_chunk_rows, backend=config.loss_backend
+            self.embedding,
+            chunk_rows=config.loss_chunk_rows,
+            backend=config.loss_backend,
+            is_fp8="head" in config.fp8.split(),
         )
 
     def forward(self, batch: Batch) -> Output:

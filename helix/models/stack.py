@@ -20,7 +20,8 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
-from helix.layers import RMSNorm, SwiGLU
+from helix.kernels.fp8 import check_width
+from helix.layers import ResidualNorm, RMSNorm, SwiGLU
 from helix.mixers import MIXERS
 from helix.mixers.attention import AttentionConfig
 from helix.mixers.base import MixerConfig, State
@@ -36,6 +37,7 @@ KEPT = (
     torch.ops.aten.mm.default,
     torch.ops.aten.addmm.default,
     torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_mm.default,
 )
 
 
@@ -51,6 +53,7 @@ class StackConfig:
         recompute_every: Of how many blocks one is recomputed, counted from the bottom.
         recompute_kinds: Which kinds of mixer's blocks are recomputed, with blanks between them;
             empty means all.
+        fp8: Whose products are of 8 bits in training, with blanks between them: mlp, head.
     """
 
     d_model: int = 192
@@ -59,6 +62,7 @@ class StackConfig:
     recompute: Recompute = "none"
     recompute_every: int = 1
     recompute_kinds: str = ""
+    fp8: str = ""
     mamba2: Mamba2Config = field(default_factory=Mamba2Config)
     gla: GLAConfig = field(default_factory=GLAConfig)
     sparse: SparseConfig = field(default_factory=SparseConfig)
@@ -68,7 +72,10 @@ class StackConfig:
         for name in ("d_model", "d_ffn"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: give a positive width")
-        kinds = self.kinds()
+        self._check_recompute(self.kinds())
+        self._check_fp8()
+
+    def _check_recompute(self, kinds: tuple[str, ...]) -> None:
         if self.recompute not in get_args(Recompute):
             raise ValueError(
                 f"model.recompute={self.recompute!r}: give one of {', '.join(get_args(Recompute))}"
@@ -86,6 +93,15 @@ class StackConfig:
                 "model.recompute=none: recompute_every and recompute_kinds have no effect with it; "
                 "set model.recompute=selective or full"
             )
+
+    def _check_fp8(self) -> None:
+        for part in self.fp8.split():
+            if part not in ("mlp", "head"):
+                raise ValueError(f"model.fp8={self.fp8!r}: {part!r} is neither mlp nor head")
+        if self.fp8:
+            check_width("model.d_model", self.d_model)
+        if "mlp" in self.fp8.split():
+            check_width("model.d_ffn", self.d_ffn)
 
     def kinds(self) -> tuple[str, ...]:
         """Write the pattern out: one kind of mixer for each block, from the bottom up."""
@@ -167,10 +183,10 @@ class Block(nn.Module):
 
     def __init__(self, kind: str, config: StackConfig) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(config.d_model)
+        self.mixer_norm = ResidualNorm(config.d_model)
         self.mixer = MIXERS[kind](config.mixer(kind), config.d_model)
-        self.mlp_norm = RMSNorm(config.d_model)
-        self.mlp = SwiGLU(config.d_model, config.d_ffn)
+        self.mlp_norm = ResidualNorm(config.d_model)
+        self.mlp = SwiGLU(config.d_model, config.d_ffn, is_fp8="mlp" in config.fp8.split())
 
     def forward(
         self,
@@ -179,9 +195,10 @@ class Block(nn.Module):
         state: State | None = None,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Add what the mixer and the MLP make of the stream; see Mixer.forward."""
-        mixed, left = self.mixer(self.mixer_norm(x), document_ids, state)
-        x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), left
+        x, normed = self.mixer_norm(x)
+        mixed, left = self.mixer(normed, document_ids, state)
+        x, normed = self.mlp_norm(x, mixed)
+        return x + self.mlp(normed), left
 
 
 class Stack(nn.Module):

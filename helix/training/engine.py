@@ -170,6 +170,11 @@ def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
             f"training.precision=bf16 with training.deepspeed={training.deepspeed} (stage 0): "
             "DeepSpeed takes a step on zero gradients before the first one there; use zero1"
         )
+    if stage == 3 and "mlp" in config.model.fp8.split():
+        raise ConfigError(
+            f"model.fp8={config.model.fp8} with training.deepspeed={training.deepspeed} (stage 3): "
+            "weights are gathered for the products of 16 bits alone; use zero2, or model.fp8=head"
+        )
     n_accumulations = training.n_accumulations(world_size)
     return {
         **settings,

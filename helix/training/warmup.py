@@ -69,7 +69,12 @@ def head(run: RunConfig, hidden: Tensor) -> Tensor:
         embedding = nn.Embedding(run.model.n_vocab, run.model.d_model)
     embedding = drawn(embedding, hidden)
     model = run.model
-    layer = TiedHead(embedding, chunk_rows=model.loss_chunk_rows, backend=model.loss_backend)
+    layer = TiedHead(
+        embedding,
+        chunk_rows=model.loss_chunk_rows,
+        backend=model.loss_backend,
+        is_fp8="head" in model.fp8.split(),
+    )
     targets = torch.zeros(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
     targets[:, -1] = IGNORED
     return layer(hidden, targets)

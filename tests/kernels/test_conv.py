@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import functional as F
 
 from helix.kernels.conv import causal_conv, causal_conv_reference
 from tests.numerics import assert_close, draw_starts, gradients
@@ -34,9 +35,22 @@ def test_sum_of_shifts_equals_reference(n_tokens, chance, given):
 
 
 @pytest.mark.parametrize("kernel", FORMS)
-def test_gradients_are_those_of_finite_differences(kernel):
+@pytest.mark.parametrize("silu", [True, False])
+def test_gradients_are_those_of_finite_differences(kernel, silu):
     inputs, starts = conv_inputs(6, dtype=torch.float64), draw_starts(2, 6, chance=0.3)
-    assert torch.autograd.gradcheck(lambda x, w, b, t: kernel(x, w, b, starts, t), inputs)
+    assert torch.autograd.gradcheck(
+        lambda x, w, b, t: kernel(x, w, b, starts, t, silu=silu), inputs
+    )
+
+
+@pytest.mark.parametrize("kernel", FORMS)
+def test_silu_follows_the_convolution(kernel):
+    x, weight, bias, tail = conv_inputs(20)
+    starts = draw_starts(2, 20)
+    plain, _ = kernel(x, weight, bias, starts, tail)
+    y, last = kernel(x, weight, bias, starts, tail, silu=True)
+    assert torch.equal(y, F.silu(plain))
+    assert torch.equal(last, kernel(x, weight, bias, starts, tail)[1])
 
 
 @pytest.mark.parametrize("kernel", FORMS)

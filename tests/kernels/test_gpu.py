@@ -11,7 +11,7 @@ from helix.kernels.cross_entropy import cross_entropy_reference
 from helix.kernels.gla import gla_chunked
 from helix.kernels.sparse import sparse_reference
 from helix.kernels.ssd import ssd_chunked
-from tests.numerics import assert_close, draw_starts, gradients, positions_of
+from tests.numerics import BOUNDS, assert_close, draw_starts, gradients, positions_of
 
 pytestmark = [
     pytest.mark.gpu,
@@ -92,7 +92,18 @@ def test_ssd_adapter_equals_the_reference(backend, n_tokens, with_state):
     expected = ssd_chunked(truths[0], dt, a, truths[1], truths[2], skip, starts, state)
     scan = kernels.select("ssd", backend)
     actual = scan(inputs[0], dt, a, inputs[1], inputs[2], skip, starts, state)
-    assert_same(actual, inputs + extra, expected, truths + extra)
+    for x, y in zip(actual, expected, strict=True):
+        assert_close(x, y, dtype=DTYPE)
+    names = ["x", "b", "c", "dt", "a", "skip", "state"]
+    found = dict(zip(names, gradients(actual, inputs + extra), strict=False))
+    truth = dict(zip(names, gradients(expected, truths + extra), strict=False))
+    # The gradient of a sums n_tokens terms of either sign and may cancel to nothing: each head's is
+    # held to the size of its terms.
+    size = (dt * truth["dt"]).square().sum((0, 1)).sqrt() / a.abs()
+    assert ((found.pop("a") - truth.pop("a")).abs() <= BOUNDS[DTYPE] * size).all()
+    for name, gradient in found.items():
+        assert gradient.isfinite().all(), name
+        assert_close(gradient, truth[name], dtype=DTYPE)
 
 
 @pytest.mark.parametrize("backend", adapters("ssd"))
@@ -114,12 +125,25 @@ def test_ssd_adapter_is_right_beyond_32_bit_offsets(backend):
 
 @pytest.mark.parametrize("backend", adapters("conv"))
 @pytest.mark.parametrize("n_tokens", LENGTHS)
-def test_conv_adapter_equals_the_reference(backend, n_tokens):
+@pytest.mark.parametrize("silu", [True, False])
+def test_conv_adapter_equals_the_reference(backend, n_tokens, silu):
     shapes = [(2, n_tokens, 96), (96, 4), (96,)]
     truths, inputs = pair(*(draw(*shape, seed=i) for i, shape in enumerate(shapes)))
     starts = draw_starts(2, n_tokens).cuda()
-    expected = causal_conv(*truths, starts)
-    actual = kernels.select("conv", backend)(*inputs, starts)
+    expected = causal_conv(*truths, starts, silu=silu)
+    actual = kernels.select("conv", backend)(*inputs, starts, silu=silu)
+    assert_same(actual, inputs, expected, truths)
+
+
+@pytest.mark.parametrize("backend", adapters("conv"))
+@pytest.mark.parametrize(("n_channels", "n_taps"), [(2816, 4), (300, 2), (7, 3), (64, 1)])
+def test_conv_adapter_takes_any_width(backend, n_channels, n_taps):
+    shapes = [(3, 333, n_channels + 16), (n_channels, n_taps), (n_channels,)]
+    truths, inputs = pair(*(draw(*shape, seed=i) for i, shape in enumerate(shapes)))
+    starts = draw_starts(3, 333, chance=0.1).cuda()
+    expected = causal_conv(truths[0][..., 16:], *truths[1:], starts, silu=True)
+    conv = kernels.select("conv", backend)
+    actual = conv(inputs[0][..., 16:], *inputs[1:], starts, silu=True)
     assert_same(actual, inputs, expected, truths)
 
 
@@ -143,6 +167,121 @@ def test_norm_adapter_equals_the_reference(backend, shape):
     assert_same((actual,), inputs, (expected,), truths)
 
 
+@pytest.mark.parametrize("backend", adapters("residual_norm"))
+@pytest.mark.parametrize("shape", [(1, 1, 7), (3, 63, 128), (2, 500, 1280), (2, 300, 8192)])
+@pytest.mark.parametrize("is_added", [True, False])
+def test_residual_norm_adapter_equals_the_reference(backend, shape, is_added):
+    shapes = [shape, *[shape] * is_added]
+    truths, inputs = pair(
+        *(draw(*s, seed=i) for i, s in enumerate(shapes)), 1 + draw(shape[-1], seed=2) / 4
+    )
+    norm = kernels.select("residual_norm", backend)
+    expected, actual = (
+        f(x, added[0] if is_added else None, weight, eps=1e-6)
+        for f, (x, *added, weight) in ((pointwise.residual_norm, truths), (norm, inputs))
+    )
+    assert_same(actual, inputs, expected, truths)
+
+
+@pytest.mark.parametrize("backend", adapters("gated_norm"))
+@pytest.mark.parametrize("gate_first", [True, False])
+@pytest.mark.parametrize(
+    ("n_tokens", "n_heads", "d"),
+    [(1, 1, 7), (63, 3, 48), (700, 5, 256), (700, 1, 2560), (500, 2, 320), (300, 1, 8192)],
+)
+def test_gated_norm_adapter_equals_the_reference(backend, gate_first, n_tokens, n_heads, d):
+    whole = draw(2, n_tokens, (n_heads + 1) * d + 32, seed=0)
+    x, weight = draw(2, n_tokens, n_heads, d, seed=1), 1 + draw(d, seed=2) / 4
+    truths, inputs = pair(whole, x, weight)
+    norm = kernels.select("gated_norm", backend)
+    expected, actual = (
+        f(
+            x,
+            whole[..., 32 : 32 + n_heads * d].unflatten(-1, (n_heads, d)),
+            weight,
+            eps=1e-6,
+            gate_first=gate_first,
+        )
+        for f, (whole, x, weight) in ((pointwise.gated_norm, truths), (norm, inputs))
+    )
+    assert_same((actual,), inputs, (expected,), truths)
+
+
+@pytest.mark.parametrize("backend", adapters("rms_norm"))
+def test_norms_are_the_same_from_run_to_run(backend):
+    _, inputs = pair(draw(4, 3000, 1280, seed=0), 1 + draw(1280, seed=1) / 4)
+    norm = kernels.select("rms_norm", backend)
+    first, second = (gradients(norm(*inputs, eps=1e-6), inputs) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("backend", adapters("log_decay"))
+@pytest.mark.parametrize("shape", [(1, 1, 5), (2, 333, 640)])
+@pytest.mark.parametrize("shift", [0.0, 9.0, -20.0])
+def test_log_decay_adapter_equals_the_reference(backend, shape, shift):
+    truths, inputs = pair(draw(*shape, seed=0) + shift)
+    actual = kernels.select("log_decay", backend)(*inputs, temperature=16.0)
+    assert actual.dtype == torch.float32
+    expected = pointwise.log_decay(*truths, temperature=16.0)
+    assert_close(actual, expected, dtype=torch.float32)
+    assert_same((actual,), inputs, (expected,), truths)
+
+
+@pytest.mark.parametrize("backend", adapters("rotary"))
+@pytest.mark.parametrize("d", [2, 6, 64, 128, 320])
+@pytest.mark.parametrize("layout", ["slice of a projection", "heads before time"])
+def test_rotary_adapter_equals_the_reference(backend, d, layout):
+    truths, inputs = pair(draw(2, 777, 6, d, seed=0))
+    angle = draw(2, 777, d // 2, seed=1) * 100
+    turn, cos, sin = kernels.select("rotary", backend), angle.cos(), angle.sin()
+
+    def part(whole):
+        x = whole[:, :, 1:5]
+        return x if layout == "slice of a projection" else x.mT.contiguous().mT
+
+    actual, expected = turn(part(inputs[0]), cos, sin), pointwise.rotary(part(truths[0]), cos, sin)
+    assert actual.is_contiguous()
+    assert_same((actual,), inputs, (expected,), truths)
+
+
+BEYOND = 2**31 + 2**28  # numbers of a tensor, more than 32 bits count
+
+
+@pytest.mark.parametrize("backend", adapters("gated_norm"))
+def test_norms_are_right_beyond_32_bit_offsets(backend):
+    whole = torch.randn(BEYOND // 8192 + 1, 2, 4096, device="cuda", dtype=DTYPE)
+    weight = torch.ones(4096, device="cuda", dtype=DTYPE)
+    norm, gated = (kernels.select(name, backend) for name in ("rms_norm", "gated_norm"))
+    last = whole[-3:]
+    with torch.no_grad():
+        assert torch.equal(norm(whole, weight, eps=1e-6)[-3:], norm(last, weight, eps=1e-6))
+        x, gate = whole.unbind(1)
+        y = gated(x, gate, weight, eps=1e-6, gate_first=True)
+        assert torch.equal(y[-3:], gated(x[-3:], gate[-3:], weight, eps=1e-6, gate_first=True))
+    x = whole.requires_grad_()
+    (d_x,) = torch.autograd.grad(norm(x, weight, eps=1e-6).sum(), [x])
+    expected = torch.autograd.grad(norm(x[-3:], weight, eps=1e-6).sum(), [x])[0][-3:]
+    assert torch.equal(d_x[-3:], expected)
+
+
+@pytest.mark.parametrize("backend", adapters("conv"))
+def test_conv_adapter_is_right_beyond_32_bit_offsets(backend):
+    x = torch.randn(1, BEYOND // 2816 + 1, 2816, device="cuda", dtype=DTYPE).requires_grad_()
+    weight = draw(2816, 4, seed=1).to(DTYPE)
+    starts = torch.zeros(x.shape[:2], dtype=torch.bool, device="cuda")
+    starts[:, -300] = True
+    conv = kernels.select("conv", backend)
+    last = x[:, -300:].detach().requires_grad_()
+    y, _ = conv(x, weight, None, starts, silu=True)
+    expected, _ = conv(last, weight, None, starts[:, -300:], silu=True)
+    assert torch.equal(y[:, -300:], expected)
+    (d_x,), (d_last,) = (
+        torch.autograd.grad(y.sum(), [x]),
+        torch.autograd.grad(expected.sum(), [last]),
+    )
+    assert torch.equal(d_x[:, -300:], d_last)
+
+
 @pytest.mark.parametrize("backend", adapters("glu"))
 @pytest.mark.parametrize("shape", [(1, 2), (3, 63, 192), (2, 100, 8192)])
 def test_glu_adapter_equals_the_reference(backend, shape):
@@ -152,11 +291,12 @@ def test_glu_adapter_equals_the_reference(backend, shape):
 
 
 @pytest.mark.parametrize("backend", adapters("sparse"))
-@pytest.mark.parametrize("n_tokens", [1, 63, 128, 1000, 1024])
+@pytest.mark.parametrize("n_tokens", [1, 63, 128, 1000, 1024, 4096])
 def test_sparse_adapter_equals_the_reference_and_leaves_our_memory(backend, n_tokens):
     shapes = [(2, n_tokens, heads, 64) for heads in (4, 2, 2)]
     truths, inputs = pair(*(draw(*shape, seed=i) for i, shape in enumerate(shapes)))
-    positions = positions_of(draw_starts(2, n_tokens, chance=0.005)).cuda()
+    # of 4096 tokens, a document of some 1,000 runs far beyond what the window reaches
+    positions = positions_of(draw_starts(2, n_tokens, chance=5 / max(n_tokens, 1000))).cuda()
     limits = {"window_tokens": 100, "n_global": 8}
     y, memory = kernels.select("sparse", backend)(*inputs, positions, **limits)
     assert_same((y,), inputs, (sparse_reference(*truths, positions, **limits),), truths)
