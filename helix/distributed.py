@@ -1,5 +1,6 @@
 """Ranks, seeds and sums over ranks; the same calls work in one process without a process group."""
 
+import functools
 import hashlib
 import os
 import random
@@ -37,21 +38,33 @@ def local_device() -> torch.device:
     return torch.device("cpu")
 
 
+@functools.cache
+def host_group() -> dist.ProcessGroup | None:
+    """Give the group that reduces tensors on the CPU; None stands for the default group.
+
+    Numbers that a CPU has and a CPU needs go through it, so that no step waits for the GPU. All
+    ranks call it, the first time together.
+    """
+    if dist.get_backend() == "gloo":
+        return None
+    return dist.new_group(backend="gloo")
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Add up a small tensor over all ranks; every rank gets the sum."""
+    """Add up a small tensor over all ranks, where it lies; every rank gets the sum."""
     if world_size() == 1:
         return values
     total = values.clone()
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=host_group() if total.is_cpu else None)
     return total
 
 
-def max_over_ranks(value: int, *, device: torch.device) -> int:
+def max_over_ranks(value: int) -> int:
     """Give the largest of one integer a rank, so that all ranks decide alike."""
     if world_size() == 1:
         return value
-    largest = torch.tensor(value, dtype=torch.int64, device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    largest = torch.tensor(value, dtype=torch.int64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=host_group())
     return int(largest)
 
 

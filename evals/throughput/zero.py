@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from evals.throughput.bench import Bench, Case, Row, Section, ratio
 from evals.throughput.data import LoaderOf, training_data
 from evals.throughput.loops import engine_run, take_step, trainer_of
@@ -54,7 +52,7 @@ def stage_row(bench: Bench, stage: int, loader_of: LoaderOf, n_steps: int) -> Ro
         "step_ms": timing.ms,
         "tokens_per_s_a_rank": tokens_per_s,
         "mfu": bench.mfu(tokens_per_s),
-        "peak_gib": most_of_any_rank(timing.peak_gib, bench.device),
+        "peak_gib": most_of_any_rank(timing.peak_gib),
         "n_steps": n_steps,
         "first_loss": losses[0],
         "last_loss": losses[-1],
@@ -62,11 +60,11 @@ def stage_row(bench: Bench, stage: int, loader_of: LoaderOf, n_steps: int) -> Ro
     }
 
 
-def most_of_any_rank(gib: float, device: torch.device) -> float:
+def most_of_any_rank(gib: float) -> float:
     """Give the largest of the ranks' memories."""
     if gib != gib:
         return gib
-    return distributed.max_over_ranks(int(gib * 2**30), device=device) / 2**30
+    return distributed.max_over_ranks(int(gib * 2**30)) / 2**30
 
 
 def row_alone(bench: Bench, n_steps: int) -> Row:

@@ -5,6 +5,8 @@ then costs nothing. The position that is saved stays before the batch that was r
 that stops loses and repeats no row.
 """
 
+import torch
+
 from helix.batch import Batch
 from helix.data.stream import Loader
 
@@ -20,7 +22,8 @@ class ReadAhead:
         """Read the batch that `next` will give, unless it is there already."""
         if self.stock is None:
             before = self.loader.state_dict()
-            self.stock = self.loader.next(), before
+            batch = self.loader.next()
+            self.stock = batch.pinned() if torch.cuda.is_available() else batch, before
 
     def next(self) -> Batch:
         """Give this rank's rows of the next global batch."""

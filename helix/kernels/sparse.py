@@ -114,8 +114,11 @@ def remember(
     n_global: int,
 ) -> SparseMemory:
     """Give the memory that a row leaves when nothing came before it."""
-    empty = _empty_memory(k, v, n_global=n_global)
-    first_keys, first_values = _first_tokens(k, v, positions, empty)
+    n_tokens = k.shape[1]
+    place = document_origins(positions)[:, -1:] + torch.arange(n_global, device=k.device)
+    missing = ((place < 0) | (place >= n_tokens))[..., None, None]
+    at = place.clamp(0, n_tokens - 1)[..., None, None]
+    first_keys, first_values = (x.take_along_dim(at, dim=1).masked_fill(missing, 0) for x in (k, v))
     n_dropped = max(0, k.shape[1] - (window_tokens - 1))
     recent = k[:, n_dropped:], v[:, n_dropped:]
     memory = SparseMemory(first_keys, first_values, *recent, positions[:, -1])

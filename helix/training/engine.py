@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from helix.batch import Batch
 from helix.config import ConfigError, RunConfig, suggestion, write_whole
 from helix.distributed import local_device
 from helix.models.base import LanguageModel, Output
+from helix.training.bf16 import shorten_steps
 from helix.training.optimizer import build_optimizer, is_time_scale
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
@@ -225,29 +225,6 @@ def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
         DeepSpeedEngine._cast_module_mixed_precision = cast
 
 
-def move_gradients(optimizer: Any, **_: Any) -> None:
-    """Add each bf16 gradient to its fp32 sum and drop it, after each backward at stage 1.
-
-    DeepSpeed's own method leaves .grad where it is, so that the first of n micro-batches counts n
-    times, and makes an fp32 copy of every gradient on the way.
-    """
-    groups = zip(
-        optimizer.bf16_groups,
-        optimizer.fp32_groups_gradients,
-        optimizer.fp32_groups_has_gradients,
-        strict=True,
-    )
-    with torch.no_grad():
-        for parameters, sums, is_there in groups:
-            for index, (parameter, total) in enumerate(zip(parameters, sums, strict=True)):
-                if parameter.grad is None:
-                    continue
-                total.add_(parameter.grad.reshape(total.shape))
-                parameter._hp_grad = total
-                parameter.grad = None
-                is_there[index] = True
-
-
 class Engine:
     """A model that takes optimizer steps, and gives and takes its state parameter by parameter."""
 
@@ -275,7 +252,7 @@ class Engine:
             )
         self.engine: Any = engine  # its own types know no one class of its optimizer
         if hasattr(engine.optimizer, "update_hp_grads"):
-            engine.optimizer.update_hp_grads = partial(move_gradients, engine.optimizer)
+            shorten_steps(engine.optimizer)
         self.parameters = dict(self.engine.module.named_parameters())
 
     @property

@@ -3,8 +3,6 @@
 import signal
 from types import FrameType, TracebackType
 
-import torch
-
 from helix.distributed import max_over_ranks
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -31,9 +29,9 @@ class StopSignals:
         for number, handler in self.previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
 
-    def agreed(self, device: torch.device) -> int:
+    def agreed(self) -> int:
         """Give the signal that any rank received, the same on every rank; 0 if none did."""
-        return max_over_ranks(self.received, device=device)
+        return max_over_ranks(self.received)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:

@@ -115,7 +115,7 @@ class Trainer:
                 self.metrics.write(*self.take_step())
                 if self.is_due(training.validate_every_steps):
                     self.validate()
-                stop = signals.agreed(self.engine.device)
+                stop = signals.agreed()
                 if stop or self.is_due(training.checkpoint_every_steps):
                     self.save()
         return stop if self.progress.step < training.n_steps else 0
@@ -168,7 +168,7 @@ class Trainer:
     def count(self, batch: Batch) -> Tensor:
         """Count this rank's targets and the bytes of text that they stand for."""
         n_bytes = self.bytes_of_token[batch.targets[batch.targets != IGNORED]].sum()
-        return torch.tensor([batch.n_targets, int(n_bytes)], device=self.engine.device)
+        return torch.tensor([batch.n_targets, int(n_bytes)])
 
     def refuse_non_finite(self, value: float, name: str) -> None:
         """Stop a run whose loss or gradient is not finite, before it can be saved."""

@@ -6,6 +6,7 @@ limit; before the process group is made nobody waits. One block of each kind and
 forward and backward, at the run's own shapes, in a thread each: the compilers work side by side.
 """
 
+import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,6 +28,7 @@ def warm_up(run: RunConfig) -> None:
     if device.type != "cuda":
         return
     torch.cuda.set_device(device)
+    importlib.import_module("torch._dynamo")  # imported lazily, which threads cannot do together
     jobs = [*map(block_of_kind, dict.fromkeys(run.model.kinds())), head]
     with ThreadPoolExecutor(len(jobs)) as pool:
         for done in [pool.submit(run_once, job, run, device) for job in jobs]:
