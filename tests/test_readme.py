@@ -1,3 +1,4 @@
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -55,3 +56,15 @@ def test_every_extra_in_readme_exists():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = set(re.findall(r"'\.\[(\w+)\]'", README))
     assert extras <= set(project["optional-dependencies"])
+
+
+def test_performance_table_is_what_was_measured():
+    file = ROOT / "evals" / "results" / "hybrid_0_9b_h200.json"
+    sections = json.loads(file.read_text(encoding="utf-8"))["sections"]
+    ours, *libraries = sections["library"]
+    best = max(libraries, key=lambda row: row["tokens_per_s"])
+    engines = [row for row in sections["engine"] if row["loop"] == "engine"]
+    for row in (best, ours, *engines):
+        speed, share = round(row["tokens_per_s"], -2), row["mfu"]
+        cells = f"{speed:,.0f} | {row['step_ms']:.1f} | {share:.1%} | {row['peak_gib']:.1f} |"
+        assert cells in README
