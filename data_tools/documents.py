@@ -7,7 +7,7 @@ holds one document per line, under "text".
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from helix.data import DataError
@@ -28,6 +28,9 @@ class Document:
         source: What it is mixed and validated by: "de", "en", the name of a file.
         language: ISO 639 code where known, else the source.
         licence: SPDX identifier, with the attribution that the licence asks for.
+        domain: Kind of text: "help", "dictionary"; empty where nobody said.
+        pair: The same in all translations of one text; empty where there are none.
+        split: "train" or "validation" where whoever made the document decided it.
     """
 
     id: str
@@ -35,6 +38,12 @@ class Document:
     source: str
     language: str
     licence: str
+    domain: str = ""
+    pair: str = ""
+    split: str = ""
+
+
+FIELDS = tuple(field.name for field in fields(Document))
 
 
 def clean_text(text: str) -> str:
@@ -77,10 +86,17 @@ def cut_block(block: str, n_characters: int) -> Iterator[str]:
 
 
 def read_documents(paths: Sequence[str | Path], *, licence: str = "unstated") -> list[Document]:
-    """Read a person's own .txt and .jsonl files, or all such files of a folder.
+    """Read all documents at once; see stream_documents."""
+    return list(stream_documents(paths, licence=licence))
 
-    A line of .jsonl may say its own id, source, language and licence; otherwise the source is the
-    file's stem ("novel.de.txt": source "novel-de", language "de").
+
+def stream_documents(
+    paths: Sequence[str | Path], *, licence: str = "unstated"
+) -> Iterator[Document]:
+    """Read a person's own .txt and .jsonl files, or all such files of a folder, one by one.
+
+    A line of .jsonl may say its own fields of Document; otherwise the source is the file's stem
+    ("novel.de.txt": source "novel-de", language "de").
 
     Raises:
         DataError: A file is missing, empty, not UTF-8, of another kind, or two files would be
@@ -89,24 +105,32 @@ def read_documents(paths: Sequence[str | Path], *, licence: str = "unstated") ->
     files = [file for path in paths for file in text_files(Path(path))]
     if not files:
         raise DataError("no text given: name .txt or .jsonl files, or a folder of them")
-    seen: dict[str, Path] = {}
-    documents: list[Document] = []
-    for file in files:
-        source, language = name_source(file)
-        if source in seen:
-            raise DataError(
-                f"{file} and {seen[source]} would both be the source {source!r}: rename one of them"
-            )
-        seen[source] = file
-        read = read_jsonl if file.suffix == ".jsonl" else read_txt
+    for file, (source, language) in name_sources(files).items():
         defaults = Document(id="", text="", source=source, language=language, licence=licence)
-        found = list(read(file, defaults))
-        if not found:
+        n_documents = 0
+        for document in (read_jsonl if file.suffix == ".jsonl" else read_txt)(file, defaults):
+            n_documents += 1
+            yield document
+        if not n_documents:
             raise DataError(
                 f"{file}: the file holds no text; give a file with text, or leave it out"
             )
-        documents += found
-    return documents
+
+
+def name_sources(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
+    """Name the source and the language of each file; no two may be one source."""
+    named: dict[Path, tuple[str, str]] = {}
+    by_source: dict[str, Path] = {}
+    for file in files:
+        source, language = name_source(file)
+        if source in by_source:
+            raise DataError(
+                f"{file} and {by_source[source]} would both be the source {source!r}: rename one "
+                "of them"
+            )
+        by_source[source] = file
+        named[file] = source, language
+    return named
 
 
 def write_documents(documents: Iterable[Document], path: str | Path) -> None:
@@ -186,9 +210,7 @@ def parse_line(line: str, *, where: str) -> dict[str, str]:
         raise DataError(f"{where}: not JSON ({error}); write one object per line") from None
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise DataError(f'{where}: no text; write {{"text": "..."}} on each line')
-    known = {
-        name: row[name] for name in ("text", "id", "source", "language", "licence") if name in row
-    }
+    known = {name: row[name] for name in FIELDS if row.get(name) is not None}
     wrong = [name for name, value in known.items() if not isinstance(value, str)]
     if wrong:
         raise DataError(f"{where}: {wrong[0]} must be a string, not {known[wrong[0]]!r}")
