@@ -47,7 +47,9 @@ def host_group() -> dist.ProcessGroup | None:
     """
     if dist.get_backend() == "gloo":
         return None
-    return dist.new_group(backend="gloo")
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # it is a number on ranks that are not of the group
+    return group
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ class Rotary(nn.Module):
 
     def __init__(self, d_head: int, *, theta: float) -> None:
         super().__init__()
-        self.half = d_head // 2
+        self.n_pairs = d_head // 2
         self.theta = theta
         self.turn = kernels.select("rotary", "auto")
 
@@ -117,6 +117,6 @@ class Rotary(nn.Module):
         self, positions: Int64[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T R"], Float[Tensor, "B T R"]]:
         """Give the cosine and the sine of each angle, in float32."""
-        channel = torch.arange(self.half, device=positions.device, dtype=torch.float32)
-        angle = positions[..., None].float() * self.theta ** (-channel / self.half)
+        channel = torch.arange(self.n_pairs, device=positions.device, dtype=torch.float32)
+        angle = positions[..., None].float() * self.theta ** (-channel / self.n_pairs)
         return angle.cos(), angle.sin()

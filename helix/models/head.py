@@ -41,8 +41,8 @@ class TiedHead(nn.Module):
         if targets is None:
             dtype = scan_dtype(hidden)
             return hidden[:, -1].to(dtype) @ self.weight.to(dtype).T
-        is_fp8 = self.cross_entropy_fp8 is not None and torch.is_grad_enabled()
-        cross_entropy = self.cross_entropy_fp8 if is_fp8 else self.cross_entropy
+        in_training = self.cross_entropy_fp8 or self.cross_entropy
+        cross_entropy = in_training if torch.is_grad_enabled() else self.cross_entropy
         return cross_entropy(
             hidden.flatten(0, 1),
             self.weight,

@@ -208,9 +208,10 @@ def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
 
     They must be a group of the optimizer by themselves: a group is one flat tensor of one dtype.
     """
-    from deepspeed.runtime.engine import DeepSpeedEngine
+    import deepspeed.runtime.engine
 
-    cast = DeepSpeedEngine._cast_module_mixed_precision
+    kind: Any = deepspeed.runtime.engine.DeepSpeedEngine
+    cast = kind._cast_module_mixed_precision
 
     def cast_others(engine: Any, *arguments: Any) -> None:
         values = [parameter.data for parameter in kept]
@@ -218,11 +219,11 @@ def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
         for parameter, value in zip(kept, values, strict=True):
             parameter.data = value
 
-    DeepSpeedEngine._cast_module_mixed_precision = cast_others
+    kind._cast_module_mixed_precision = cast_others
     try:
         yield
     finally:
-        DeepSpeedEngine._cast_module_mixed_precision = cast
+        kind._cast_module_mixed_precision = cast
 
 
 class Engine:

@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ def warm_up(run: RunConfig) -> None:
     torch.cuda.empty_cache()
 
 
+Module = TypeVar("Module", bound=nn.Module)
 Job = Callable[[RunConfig, Tensor], Tensor]  # hidden states to what is differentiated
 
 
@@ -82,7 +84,7 @@ def head(run: RunConfig, hidden: Tensor) -> Tensor:
     return layer(hidden, targets)
 
 
-def drawn(module: nn.Module, like: Tensor) -> nn.Module:
+def drawn(module: Module, like: Tensor) -> Module:
     """Put a module on a tensor's device and dtype with small random weights."""
     module = module.to_empty(device=like.device).to(like.dtype)
     with torch.no_grad():
