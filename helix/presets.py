@@ -20,8 +20,8 @@ from helix.training.optimizer import OptimizerConfig
 from helix.training.schedule import ScheduleConfig
 
 N_VOCAB = 200_000
-# At this width the gradient of 4096 hidden states is 320 tiles, of 6656 it is 520: 2.4 and 3.9 times
-# the 132 processors of an H100 or H200 (725 and 826 TFLOP/s, evals/results/kernels_h200.json).
+# At this width the gradient of 4096 hidden states is 320 tiles, of 6656 it is 520: 2.4 and 3.9
+# times the 132 processors of an H100 or H200 (evals/results/kernels_h200.json).
 LOSS_CHUNK_ROWS_1280 = 6656
 
 
