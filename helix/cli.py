@@ -10,7 +10,8 @@ USER_ERROR = 2
 INTERRUPTED = 130
 SIGNALLED = 128  # a shell's own convention: 128 + the number of the signal
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-RAISED_IN_TRAINING = (
+RAISED_BELOW = (
+    ("helix.kernels.tuned", "TunedError"),
     ("helix.training.trainer", "TrainingError"),
     ("helix.training.checkpoint", "CheckpointError"),
 )
@@ -76,12 +77,31 @@ def run_evaluate(arguments: Sequence[str]) -> int:
 
 
 def run_doctor(arguments: Sequence[str]) -> int:
-    """Say what is installed and which kernels would run here: [json=true]."""
-    from helix.config import load_options
-    from helix.doctor import DoctorConfig, print_findings
+    """Say what is installed and which kernels run here: [json=true]; or tune them: tune out=..."""
+    from helix.config import ConfigError, load_options, suggestion
 
-    print_findings(load_options(DoctorConfig, arguments))
+    if not arguments or "=" in arguments[0]:
+        from helix.doctor import DoctorConfig, print_findings
+
+        print_findings(load_options(DoctorConfig, arguments))
+        return 0
+    verb, *words = arguments
+    if verb != "tune":
+        raise ConfigError(f"doctor {verb}: no such verb{suggestion(verb, ['tune'])}")
+    tune_kernels(words)
     return 0
+
+
+def tune_kernels(words: Sequence[str]) -> None:
+    """Search launch constants on this GPU: out=FILE.json [preset= kernels=gla,ssd json=true]."""
+    from helix.config import load, split_words
+    from helix.presets import PRESETS
+    from helix.tune import PRESET, TuneConfig, tune
+
+    options, rest = split_words(words, TuneConfig)
+    if not any(word.startswith("preset=") for word in rest):
+        rest = [f"preset={PRESET}", *rest]
+    tune(load(rest, PRESETS), options)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -153,7 +173,7 @@ def is_users_to_mend(error: Exception) -> bool:
     from helix.tokenizer import TokenizerError
 
     kinds: tuple[type[Exception], ...] = (ConfigError, DataError, TokenizerError, OSError)
-    for module, name in RAISED_IN_TRAINING:
+    for module, name in RAISED_BELOW:
         if module in sys.modules:  # what was never imported raised nothing
             kinds += (getattr(sys.modules[module], name),)
     return isinstance(error, kinds)

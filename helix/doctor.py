@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from helix import __version__, kernels
+from helix.kernels import tuned
 
 PACKAGES = {
     "torch": "",
@@ -44,6 +45,7 @@ class Findings:
 
     Attributes:
         packages: Version of each package, None where it is not installed.
+        tuned: The file whose launch constants our kernels take, or that they take their own.
         kernels: For each kernel, each backend in order of preference, with whether it can be
             taken here and why or why not. The first that can be taken is.
     """
@@ -54,6 +56,7 @@ class Findings:
     n_threads: int
     free_disk_gib: float
     packages: dict[str, str | None]
+    tuned: str
     kernels: dict[str, list[kernels.Candidate]]
 
 
@@ -67,6 +70,7 @@ def examine() -> Findings:
         n_threads=torch.get_num_threads(),
         free_disk_gib=shutil.disk_usage(Path.cwd()).free / 2**30,
         packages={name: version_of(name) for name in PACKAGES},
+        tuned=tuned.describe(),
         kernels={name: kernels.candidates(name) for name in kernels.BACKENDS},
     )
 
@@ -103,3 +107,4 @@ def print_findings(options: DoctorConfig) -> None:
         for backend, _, reason in rows:
             table.add_row(name, backend, "yes" if backend == chosen else "", reason)
     console.print(table)
+    console.print(f"launch constants of our Triton kernels: {found.tuned}", soft_wrap=True)

@@ -21,7 +21,7 @@ FLOORS = [
     ["helix.config"],
     ["helix.presets"],
     ["helix.training"],
-    ["helix.generate", "helix.plan", "helix.doctor"],
+    ["helix.generate", "helix.plan", "helix.doctor", "helix.tune"],
     ["data_tools", "evals", "slurm"],
     ["helix.demo", "helix.cli", "helix.__main__"],
 ]

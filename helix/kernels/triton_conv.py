@@ -19,13 +19,16 @@ from helix.kernels import conv
 from helix.kernels.devices import require_cuda
 from helix.kernels.triton_gates import sigmoid
 from helix.kernels.triton_norm import unit_of
+from helix.kernels.tuned import tuned
 
 require_cuda()
 
 SHORT_TOKENS = 64  # shorter or continued rows take the PyTorch form
 # tokens of a program, and how many of them are loaded at once; channels, 8 or 4 a thread
-FORWARD = {"RUN": 64, "AT_ONCE": 4, "BC": 256, "num_warps": 1}
-BACKWARD = {"RUN": 128, "AT_ONCE": 4, "BC": 256, "num_warps": 2, "maxnreg": 128}
+FORWARD = tuned("conv.FORWARD", {"RUN": 64, "AT_ONCE": 4, "BC": 256, "num_warps": 1})
+BACKWARD = tuned(
+    "conv.BACKWARD", {"RUN": 128, "AT_ONCE": 4, "BC": 256, "num_warps": 2, "maxnreg": 128}
+)
 
 
 @triton.jit

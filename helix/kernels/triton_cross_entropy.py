@@ -12,12 +12,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from helix.kernels.devices import require_cuda
+from helix.kernels.tuned import tuned
 
 require_cuda()
 
-LANES = 1024  # of a row that are read side by side, each LANE_COLUMNS neighbours at a time
-LANE_COLUMNS = 8
-WARPS = 16
+# of a row that are read side by side, each LANE_COLUMNS neighbours at a time
+LANES = tuned("cross_entropy.LANES", 1024)
+LANE_COLUMNS = tuned("cross_entropy.LANE_COLUMNS", 8)
+WARPS = tuned("cross_entropy.WARPS", 16)
 SCALED_BLOCK = 4096
 
 

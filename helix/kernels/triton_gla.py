@@ -20,6 +20,7 @@ from helix.kernels.triton_gla_backward import differentiate
 from helix.kernels.triton_gla_forward import mark_documents, relate_tokens
 from helix.kernels.triton_gla_strong import differentiate_strong, relate_strong
 from helix.kernels.triton_gla_walk import walk
+from helix.kernels.tuned import tuned
 
 require_cuda()
 
@@ -53,10 +54,11 @@ class Launch(NamedTuple):
         return {"num_warps": self.num_warps, "num_stages": n_stages, "maxnreg": self.maxnreg}
 
 
-RELATE = Launch(num_warps=4, num_stages=1, keys=32)
-WALK = Launch(num_warps=4, num_stages=2, values=64)
-DIFFERENTIATE = Launch(num_warps=4, num_stages=3, keys=64, values=64)
-STRONG = Launch(num_warps=4, num_stages=1, maxnreg=128)  # most programs only ask and go
+RELATE = tuned("gla.RELATE", Launch(num_warps=4, num_stages=1, keys=32))
+WALK = tuned("gla.WALK", Launch(num_warps=4, num_stages=2, values=64))
+DIFFERENTIATE = tuned("gla.DIFFERENTIATE", Launch(num_warps=4, num_stages=3, keys=64, values=64))
+# most programs only ask and go
+STRONG = tuned("gla.STRONG", Launch(num_warps=4, num_stages=1, maxnreg=128))
 
 
 class Documents(NamedTuple):

@@ -19,6 +19,7 @@ from helix.kernels import triton_sparse_keys as by_keys
 from helix.kernels import triton_sparse_queries as by_queries
 from helix.kernels.attention import document_origins
 from helix.kernels.devices import require_cuda
+from helix.kernels.tuned import tuned
 
 require_cuda()
 if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] != 9:
@@ -42,10 +43,22 @@ class Blocks(NamedTuple):
 
 # By width of a head, rounded up to a power of two and to 64; for Hopper, where sums and scores fill
 # the registers of a thread and the stages the shared memory.
-FORWARD = {64: Blocks(128, 64, 8, 3), 128: Blocks(128, 128, 8, 3), 256: Blocks(128, 64, 8, 2)}
-BY_QUERIES = {64: Blocks(128, 64, 8, 3), 128: Blocks(128, 64, 8, 3), 256: Blocks(128, 32, 8, 2)}
-BY_KEYS = {64: Blocks(64, 128, 8, 3), 128: Blocks(64, 128, 8, 3), 256: Blocks(32, 64, 8, 2)}
-FIRST = {64: Blocks(64, 64, 4, 3), 128: Blocks(32, 64, 4, 3), 256: Blocks(32, 64, 8, 2)}
+FORWARD = tuned(
+    "sparse.FORWARD",
+    {64: Blocks(128, 64, 8, 3), 128: Blocks(128, 128, 8, 3), 256: Blocks(128, 64, 8, 2)},
+)
+BY_QUERIES = tuned(
+    "sparse.BY_QUERIES",
+    {64: Blocks(128, 64, 8, 3), 128: Blocks(128, 64, 8, 3), 256: Blocks(128, 32, 8, 2)},
+)
+BY_KEYS = tuned(
+    "sparse.BY_KEYS",
+    {64: Blocks(64, 128, 8, 3), 128: Blocks(64, 128, 8, 3), 256: Blocks(32, 64, 8, 2)},
+)
+FIRST = tuned(
+    "sparse.FIRST",
+    {64: Blocks(64, 64, 4, 3), 128: Blocks(32, 64, 4, 3), 256: Blocks(32, 64, 8, 2)},
+)
 FLOAT32 = Blocks(16, 32, 8, 1)  # without tensor cores, which would round
 
 

@@ -15,6 +15,7 @@ from helix.kernels import triton_ssd_backward as backward
 from helix.kernels import triton_ssd_forward as forward
 from helix.kernels.devices import require_cuda
 from helix.kernels.ssd import ssd_chunked
+from helix.kernels.tuned import tuned
 
 require_cuda()
 
@@ -34,13 +35,16 @@ class Tiling(NamedTuple):
     num_stages: int
 
 
-HEAR = PULL_INPUTS = PULL_STATES = Tiling(128, 8, 3)
-PULL_SCORES = Tiling(64, 4, 3)
+HEAR = tuned("ssd.HEAR", Tiling(128, 8, 3))
+PULL_INPUTS = tuned("ssd.PULL_INPUTS", Tiling(128, 8, 3))
+PULL_STATES = tuned("ssd.PULL_STATES", Tiling(128, 8, 3))
+PULL_SCORES = tuned("ssd.PULL_SCORES", Tiling(64, 4, 3))
 WIDEST_BYTES = 2 * 64 * 128  # of a state: wider ones, and those in float32, take WIDE for all four
 WIDE = Tiling(64, 8, 1)
-WALK = Tiling(64, 4, 3)
+WALK = tuned("ssd.WALK", Tiling(64, 4, 3))
 WALK_STATE, WALK_HEAD = 128, 64  # the widest block of N and P
-WALK_REGISTERS = 168  # a thread: three programs of a multiprocessor then walk at once
+# a thread: three programs of a multiprocessor then walk at once
+WALK_REGISTERS = tuned("ssd.WALK_REGISTERS", 168)
 WALKING_PROGRAMS = 256  # fewer heads than this take half the block of N
 
 
