@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from data_tools.documents import Document
 from data_tools.make_shards import make_shards
@@ -12,6 +13,8 @@ from helix.presets import PRESETS
 from helix.tokenizer import ByteTokenizer
 from tests.ranks import Ranks
 
+settings.register_profile("helix", deadline=None)  # no test is timed: machines are shared
+settings.load_profile("helix")
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings
 
 TINY_MODEL = (
