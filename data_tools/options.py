@@ -15,6 +15,9 @@ VERBS = {
     "fetch": "data_tools.fetch:FetchOptions",
     "train-tokenizer": "data_tools.train_tokenizer:TrainTokenizerOptions",
     "make-shards": "data_tools.make_shards:MakeShardsOptions",
+    "inspect": "data_tools.inspect_run:InspectOptions",
+    "stats": "data_tools.stats:StatsOptions",
+    "verify": "data_tools.verify:VerifyOptions",
 }
 
 

@@ -26,7 +26,7 @@ def run_demo(arguments: Sequence[str]) -> int:
 
 
 def run_data(arguments: Sequence[str]) -> int:
-    """Make data: fetch, train-tokenizer or make-shards; `helix data VERB --help` tells more."""
+    """Make, inspect and verify data: `helix data --help` lists the verbs, VERB --help tells."""
     from data_tools.options import main as run_verb
 
     run_verb(arguments)

@@ -97,11 +97,11 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """Hash everything that the manifest says, and so every byte of the dataset."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return hashlib.sha256(format_json(asdict(self)).encode()).hexdigest()
 
     def to_json(self) -> str:
-        """Write the manifest; equal manifests are equal texts."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """Write the manifest and its own hash; equal manifests are equal texts."""
+        return format_json(asdict(self) | {"fingerprint": self.fingerprint})
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -122,10 +122,23 @@ class Manifest:
                 f"{file}: format version {version}, but this helix reads version {FORMAT_VERSION}; "
                 "make the dataset again with data_tools.make_shards"
             )
+        told = fields.pop("fingerprint", None)  # not in datasets of before November 2026
         try:
-            return cls(**fields | {"splits": read_splits(fields["splits"])})
+            manifest = cls(**fields | {"splits": read_splits(fields["splits"])})
+            found = manifest.fingerprint
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: damaged ({error}); make the dataset again") from None
+        if told not in (None, found):
+            raise DataError(
+                f"{file}: changed since it was written (its content hashes to {found[:16]}, it "
+                f"says {str(told)[:16]}); {REPAIR}"
+            )
+        return manifest
+
+
+def format_json(fields: dict) -> str:
+    """Write JSON for people to read; equal fields are equal texts."""
+    return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_splits(splits: Mapping[str, Mapping[str, dict]]) -> dict[str, dict[str, Source]]:
@@ -203,6 +216,7 @@ class Dataset:
         split: The split that `read` reads.
         sources: Source name to what the split holds of it, in the order of names.
         indexes: Source name to where its documents lie.
+        skipped: Source name to the shards that are left out of the order of documents.
     """
 
     def __init__(self, path: Path, split: Split, manifest: Manifest) -> None:
@@ -215,11 +229,24 @@ class Dataset:
             name: Index.read(path / source.index, expected_hash=source.index_hash)
             for name, source in self.sources.items()
         }
+        for name, index in self.indexes.items():
+            check_index(path, self.sources[name], index, np.dtype(manifest.id_dtype).itemsize)
+        self.skipped: dict[str, tuple[int, ...]] = {}
         self.files = OpenFiles()
 
     @classmethod
-    def open(cls, path: str | Path, *, split: Split = "train") -> "Dataset":
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        split: Split = "train",
+        skipped: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> "Dataset":
         """Open a dataset after checking its manifest, the length of every file and the index.
+
+        Args:
+            skipped: Shards of the split that may be bad, since nobody will read them; if given,
+                the other split may be, too.
 
         Raises:
             DataError: There is no dataset, it is of another version, or a file is missing, cut
@@ -227,11 +254,20 @@ class Dataset:
         """
         path = Path(path)
         manifest = Manifest.read(path)
-        for sources in manifest.splits.values():
-            for source in sources.values():
-                for shard in source.shards:
-                    check_length(path / shard.file, shard.n_file_bytes)
-        return cls(path, split, manifest)
+        for each in SPLITS if skipped is None else (split,):
+            for name, source in manifest.splits[each].items():
+                for number in range(len(source.shards)):
+                    if number not in (skipped or {}).get(name, ()):
+                        check_shard(path, manifest, name, source, number)
+        dataset = cls(path, split, manifest)
+        dataset.skipped = dict(skipped or {})
+        return dataset
+
+    def kept(self, source: str) -> Int64[np.ndarray, " kept"] | slice:
+        """Give the documents of a source whose shards are not skipped; a slice stands for all."""
+        if source not in self.skipped:
+            return slice(None)
+        return np.flatnonzero(~np.isin(self.indexes[source].shard, self.skipped[source]))
 
     def read(self, source: str, document: int) -> np.ndarray:
         """Read the ids of one document, with bos and eos, and check them.
@@ -265,13 +301,7 @@ class Dataset:
             for shard in source.shards
         ]
         for shard in show_progress(shards, "verify shards"):
-            with (self.path / shard.file).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != shard.sha256:
-                raise DataError(
-                    f"{self.path / shard.file}: bytes changed (SHA-256 {found[:16]}, the manifest "
-                    f"says {shard.sha256[:16]}); {REPAIR}"
-                )
+            check_hash(self.path / shard.file, shard.sha256)
 
     def document_ids(self, source: str) -> list[str]:
         """Read from the shards what each document of a source was called where it came from."""
@@ -344,6 +374,74 @@ def check_length(file: Path, n_bytes: int) -> None:
     if found != n_bytes:
         what = "shard cut short" if found < n_bytes else "shard too long"
         raise DataError(f"{file}: {what}: {found:,} bytes, the manifest says {n_bytes:,}; {REPAIR}")
+
+
+def check_hash(file: Path, sha256: str) -> None:
+    """Refuse a shard whose bytes are not those that were written."""
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != sha256:
+        raise DataError(
+            f"{file}: bytes changed (SHA-256 {found[:16]}, the manifest says {sha256[:16]}); "
+            f"{REPAIR}"
+        )
+
+
+def check_shard(path: Path, manifest: Manifest, name: str, source: Source, number: int) -> None:
+    """Refuse a shard of another length, and name the first document that it hurts."""
+    shard = source.shards[number]
+    try:
+        check_length(path / shard.file, shard.n_file_bytes)
+    except DataError as error:
+        hurt = name_first_hurt(path, manifest, source, number)
+        where = f" (first hurt: {hurt} of {name!r})" if hurt else ""
+        raise DataError(f"{error}{where}") from None
+
+
+def name_first_hurt(path: Path, manifest: Manifest, source: Source, number: int) -> str:
+    """Name the first document of a shard that its bytes on disk no longer hold whole.
+
+    Returns:
+        Empty where all documents are whole, or the index does not tell.
+    """
+    file = path / source.shards[number].file
+    n_bytes = file.stat().st_size if file.is_file() else 0
+    try:
+        index = Index.read(path / source.index, expected_hash=source.index_hash)
+    except DataError:
+        return ""
+    end = index.offset + index.n_ids * np.uint64(np.dtype(manifest.id_dtype).itemsize)
+    hurt = np.flatnonzero((index.shard == number) & (end > n_bytes))
+    return f"document {hurt[0]}" if len(hurt) else ""
+
+
+def check_index(path: Path, source: Source, index: Index, id_bytes: int) -> None:
+    """Refuse an index whose documents overlap, repeat, lie outside their shards or do not add up.
+
+    Args:
+        id_bytes: Bytes of one id.
+    """
+    file = path / source.index
+    counted = len(index), int(index.n_ids.sum()), int(index.n_bytes.sum())
+    told = source.n_documents, source.n_tokens, source.n_bytes
+    if counted != told:
+        raise DataError(
+            f"{file}: {counted} documents, tokens and bytes, the manifest says {told}; {REPAIR}"
+        )
+    lengths = np.array([shard.n_file_bytes for shard in source.shards], "<u8")
+    end = index.offset + index.n_ids * np.uint64(id_bytes)
+    is_wrong = (index.n_ids < 2) | (index.shard >= len(lengths))
+    is_wrong |= end > lengths[np.minimum(index.shard, len(lengths) - 1)]
+    follows = (index.shard[1:] > index.shard[:-1]) | (
+        (index.shard[1:] == index.shard[:-1]) & (index.offset[1:] >= end[:-1])
+    )
+    is_wrong[1:] |= ~follows
+    if is_wrong.any():
+        document = int(np.flatnonzero(is_wrong)[0])
+        raise DataError(
+            f"{file}: document {document} does not lie after document {document - 1} and within "
+            f"its shard (shard {index.shard[document]}, byte {index.offset[document]}); {REPAIR}"
+        )
 
 
 def checksum(data: bytes) -> int:

@@ -7,16 +7,32 @@ place in the epoch's order and the pairs drawn; and the document that the last r
 """
 
 import math
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 
 from helix.batch import IGNORED, Batch
-from helix.data.packing import Segment, pack_row, whole_document
-from helix.data.shards import DataError, Dataset, Split, check_weights, document_order
+from helix.data.packing import Segment, cut_segment, pack_row, whole_document
+from helix.data.seek import Course, find_places
+from helix.data.shards import (
+    DataError,
+    Dataset,
+    Manifest,
+    Split,
+    check_weights,
+    document_order,
+)
+from helix.data.skipping import count_skipped, find_bad_shards
 from helix.tokenizer import Tokenizer
+
+OnBadShard = Literal["refuse", "skip"]
+SKIPPED = "skipped shards"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +44,15 @@ class DataConfig:
         n_context: Tokens in a row.
         weights: Source name to its share of the tokens, in any unit; empty means equal shares.
         validation_bytes: Text to validate on per source, in UTF-8 bytes; None means all held out.
+        on_bad_shard: refuse stops; skip reads all of the training split before the run, leaves out
+            the shards that are not as they were written, and says which.
     """
 
     path: str = ""
     n_context: int = 256
     weights: dict[str, float] = field(default_factory=dict)
     validation_bytes: int | None = None
+    on_bad_shard: OnBadShard = "refuse"
 
     def __post_init__(self) -> None:
         if self.n_context < 1:
@@ -43,6 +62,8 @@ class DataConfig:
                 raise ValueError(f"data.weights.{name}={weight}: give a number of at least 0")
         if self.weights and not any(self.weights.values()):
             raise ValueError("data.weights: all are 0; give one source more than that")
+        if self.on_bad_shard not in get_args(OnBadShard):
+            raise ValueError(f"data.on_bad_shard={self.on_bad_shard!r}: give refuse or skip")
         if self.validation_bytes is not None and self.validation_bytes < 1:
             raise ValueError(
                 f"data.validation_bytes={self.validation_bytes}: give at least 1, or leave it out"
@@ -74,6 +95,8 @@ class Mixture:
         self.weights = weights
         self.seed = seed
         self.n_ids = {name: dataset.indexes[name].n_ids for name in weights}
+        self.kept = {name: dataset.kept(name) for name in weights}
+        self.n_documents = {name: len(self.n_ids[name][self.kept[name]]) for name in weights}
         self.cursors = {name: Cursor() for name in weights}
         self.orders: dict[str, tuple[int, np.ndarray]] = {}
 
@@ -87,9 +110,29 @@ class Mixture:
         segment = whole_document(source, document, int(self.n_ids[source][document]))
         cursor.n_pairs += segment.n_pairs
         cursor.position += 1
-        if cursor.position == len(self.n_ids[source]):
+        if cursor.position == self.n_documents[source]:
             cursor.epoch, cursor.position = cursor.epoch + 1, 0
         return segment
+
+    def go_to(self, n_pairs: int) -> Segment | None:
+        """Go to where at least `n_pairs` are drawn, by look-up; give what the last drew too much.
+
+        The mixture is then as it would be after drawing them one by one.
+        """
+        courses = {
+            name: Course(n_ids, self.kept[name], weight=weight, order=partial(self.order, name))
+            for (name, weight), n_ids in zip(self.weights.items(), self.n_ids.values(), strict=True)
+        }
+        places = find_places(courses, n_pairs)
+        self.cursors = {name: Cursor(*place) for name, place in places.items()}
+        n_drawn = sum(cursor.n_pairs for cursor in self.cursors.values())
+        segment = None
+        while n_drawn < n_pairs:
+            segment = next(self)
+            n_drawn += segment.n_pairs
+        if segment is None or n_drawn == n_pairs:
+            return None
+        return cut_segment(segment, segment.n_pairs - (n_drawn - n_pairs))[1]
 
     def progress(self, source: str) -> float:
         """Tell how far a source is, in pairs per weight."""
@@ -98,8 +141,10 @@ class Mixture:
     def order(self, source: str, epoch: int) -> np.ndarray:
         """Give the order of an epoch, kept while the epoch lasts."""
         if self.orders.get(source, (-1,))[0] != epoch:
-            n_documents = len(self.n_ids[source])
+            n_documents, kept = len(self.n_ids[source]), self.kept[source]
             order = document_order(n_documents, seed=self.seed, source=source, epoch=epoch)
+            if isinstance(kept, np.ndarray):
+                order = order[np.isin(order, kept, assume_unique=True)]
             self.orders[source] = (epoch, order)
         return self.orders[source][1]
 
@@ -148,8 +193,8 @@ class Loader:
     def provenance(self, step: int) -> list[list[Segment]]:
         """Tell what each row of global batch `step` was made of, all ranks, counted from 0.
 
-        It walks the lengths from the start and reads no token; the loader stays where it is. It
-        holds for a run whose batch_rows never changed.
+        It looks lengths up and reads no token; the loader stays where it is. It holds for a run
+        whose batch_rows never changed, and a run's config does not let it change.
         """
         walker = Loader(
             self.dataset,
@@ -160,25 +205,47 @@ class Loader:
             world_size=1,
             seed=self.mixture.seed,
         )
-        for _ in range(step):
-            walker.next_rows()
+        walker.go_to_row(step * self.batch_rows)
         return walker.next_rows()
+
+    def go_to_row(self, n_rows: int) -> None:
+        """Go to any row of the global sequence, by look-up."""
+        self.carry = self.mixture.go_to(n_rows * self.n_context)
+        self.n_rows_drawn = n_rows
 
     def epochs(self) -> dict[str, float]:
         """Tell how many times each source has been read, to date."""
         return {
-            name: cursor.epoch + cursor.position / len(self.mixture.n_ids[name])
+            name: cursor.epoch + cursor.position / self.mixture.n_documents[name]
             for name, cursor in self.mixture.cursors.items()
         }
 
-    def identity(self) -> dict[str, str | int | dict[str, float]]:
+    def identity(self) -> dict[str, object]:
         """Name what the global sequence of rows depends on."""
+        skipped = {
+            name: list(numbers)
+            for name, numbers in self.dataset.skipped.items()
+            if name in self.mixture.weights
+        }
         return {
             "data.path": self.dataset.fingerprint,
             "data.n_context": self.n_context,
             "data.weights": self.mixture.weights,
             "seed": self.mixture.seed,
+            **({SKIPPED: skipped} if skipped else {}),
         }
+
+    def adopt_skipped(self, theirs: Mapping[str, Sequence[int]]) -> None:
+        """Go on skipping what a position skipped, though it be mended; else the order would change.
+
+        A shard that has gone bad since is not among them, and `load_state_dict` refuses.
+        """
+        ours = {name: set(numbers) for name, numbers in self.dataset.skipped.items()}
+        is_more = all(numbers <= set(theirs.get(name, ())) for name, numbers in ours.items())
+        if is_more and ours != {name: set(numbers) for name, numbers in theirs.items()}:
+            print(f"helix: still skipped, as when the run began: {dict(theirs)}", file=sys.stderr)
+            self.dataset.skipped = {name: tuple(numbers) for name, numbers in theirs.items()}
+            self.mixture = Mixture(self.dataset, self.mixture.weights, self.mixture.seed)
 
     def state_dict(self) -> dict:
         """Give the position, fit for JSON; it knows nothing of ranks or of batch_rows."""
@@ -199,8 +266,11 @@ class Loader:
         Raises:
             DataError: It is a position in other data.
         """
-        for name, mine in self.identity().items():
-            saved = state["identity"].get(name)
+        theirs = state["identity"]
+        self.adopt_skipped(theirs.get(SKIPPED, {}))
+        ours = self.identity()
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            saved, mine = theirs.get(name), ours.get(name)
             if saved != mine:
                 raise DataError(
                     f"{name}: the checkpoint's position is in other data ({shorten(saved)}, this "
@@ -290,8 +360,20 @@ def open_dataset(config: DataConfig, tokenizer: Tokenizer, split: Split) -> Data
     """Open the dataset of a run and check that it is of the run's tokenizer."""
     if not config.path:
         raise DataError("data.path: not given; name the folder that data_tools.make_shards wrote")
-    dataset = Dataset.open(config.path, split=split)
+    dataset = open_split(config, split)
     dataset.check_tokenizer(tokenizer)
+    return dataset
+
+
+def open_split(config: DataConfig, split: Split) -> Dataset:
+    """Open a split of a run's dataset, without the training shards that the run is to skip."""
+    if config.on_bad_shard == "refuse":
+        return Dataset.open(config.path, split=split)
+    if split == "validation":  # scores compare only over the same text: nothing is skipped
+        return Dataset.open(config.path, split=split, skipped={})
+    path = Path(config.path)
+    dataset = Dataset.open(path, skipped=find_bad_shards(path, Manifest.read(path)))
+    count_skipped(dataset, config.weights)
     return dataset
 
 

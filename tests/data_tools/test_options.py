@@ -53,7 +53,7 @@ def test_a_wrong_argument_is_refused_by_name(arguments, message):
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_its_options(verb, capsys):
     main([verb, "--help"])
-    assert "out=(required)" in capsys.readouterr().out
+    assert "=(required)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
