@@ -204,7 +204,7 @@ def read_part(part: Part) -> Reading:
     if not file.stat().st_size:
         return reading  # that it is empty was noted
     data = np.memmap(file, np.uint8, mode="r")
-    digest = hashlib.sha256(memoryview(data)).hexdigest()
+    digest = hashlib.sha256(data.data).hexdigest()
     if digest != part.shard.sha256:
         problem = f"SHA-256 is {digest[:16]}, the manifest says {part.shard.sha256[:16]}"
         reading.faults.append(part.fault(f"bytes changed: {problem}"))
