@@ -21,6 +21,7 @@ from webdataset.writer import TarWriter
 
 from data_tools.documents import Document, read_documents
 from data_tools.options import run_program
+from data_tools.overlap_report import refuse_overlap
 from helix.data import DataError, Dataset
 from helix.data.progress import show_progress
 from helix.data.shards import (
@@ -53,6 +54,8 @@ class MakeShardsOptions:
         validation_fraction: Share of the documents to hold out, by a hash of their text.
         shard_bytes: Bytes of a shard at the most, unless one member is larger.
         licence: Of the inputs that do not say theirs.
+        checked: report.json of `decontaminate`, or its folder: a document that it did not find
+            clean is refused.
         replace: Replace a dataset that is there.
     """
 
@@ -63,6 +66,7 @@ class MakeShardsOptions:
     seed: int = 0
     shard_bytes: int = 256 * 1024 * 1024
     licence: str = "unstated"
+    checked: str = ""
     replace: bool = False
 
 
@@ -72,8 +76,11 @@ def run(options: MakeShardsOptions) -> Dataset:
     config = TokenizerConfig(
         kind="byte" if is_byte else "sentencepiece", path=None if is_byte else options.tokenizer
     )
+    documents = read_documents(options.inputs, licence=options.licence)
+    if options.checked:
+        documents = list(refuse_overlap(options.checked, documents))
     return make_shards(
-        read_documents(options.inputs, licence=options.licence),
+        documents,
         load_tokenizer(config),
         options.out,
         validation_fraction=options.validation_fraction,

@@ -14,6 +14,8 @@ Options = TypeVar("Options")
 VERBS = {
     "fetch": "data_tools.fetch:FetchOptions",
     "clean": "data_tools.clean:CleanOptions",
+    "deduplicate": "data_tools.deduplicate:DeduplicateOptions",
+    "decontaminate": "data_tools.decontaminate:DecontaminateOptions",
     "train-tokenizer": "data_tools.train_tokenizer:TrainTokenizerOptions",
     "make-shards": "data_tools.make_shards:MakeShardsOptions",
     "inspect": "data_tools.inspect_run:InspectOptions",

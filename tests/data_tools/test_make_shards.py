@@ -193,3 +193,20 @@ def test_a_manifest_is_readable_by_people(tmp_path):
     assert manifest["splits"]["train"]["de"]["shards"][0]["file"] == "train/de-000000.tar"
     moved = shutil.move(tmp_path / "a", tmp_path / "b")
     assert Dataset.open(moved).fingerprint == Dataset.open(tmp_path / "b").fingerprint
+
+
+def test_text_that_overlaps_an_evaluation_set_is_not_sharded(tmp_path):
+    passage = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    (tmp_path / "a.en.txt").write_text(f"Some text.\n\n{passage}.\n" * 400, encoding="utf-8")
+    (tmp_path / "b.en.txt").write_text(
+        "Nothing of the kind stands here.\n\n" * 400, encoding="utf-8"
+    )
+    (tmp_path / "items.jsonl").write_text(json.dumps({"question": passage}) + "\n")
+    files = [str(tmp_path / "a.en.txt"), str(tmp_path / "b.en.txt")]
+    against = f"against={tmp_path}/items.jsonl"
+    main(["decontaminate", *files, against, f"out={tmp_path}/checked"])
+    words = [f"out={tmp_path}/shards", "tokenizer=byte", f"checked={tmp_path}/checked"]
+    with pytest.raises(DataError, match="overlaps an evaluation set"):
+        main(["make-shards", *files, *words])
+    main(["make-shards", f"{tmp_path}/checked/b-en.jsonl", *words])
+    assert list(Dataset.open(tmp_path / "shards").sources) == ["b-en"]
