@@ -7,7 +7,6 @@ the same bytes.
 
 import hashlib
 import json
-import re
 import shutil
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from webdataset.writer import TarWriter
 from data_tools.documents import Document, read_documents
 from data_tools.options import run_program
 from data_tools.overlap_report import refuse_overlap
+from data_tools.result_folder import SOURCE_NAME, place_folder
 from helix.data import DataError, Dataset
 from helix.data.progress import show_progress
 from helix.data.shards import (
@@ -40,7 +40,6 @@ from helix.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
 SAMPLE_BYTES = 256 * 1024  # ids per tar member: below, reading is bound by members, not by bytes
 TAR_BLOCK = 512
 ENCODED_AT_ONCE = 512  # documents handed to encode_many, so that it can use all cores
-SOURCE_NAME = re.compile(r"[\w-]{1,48}")  # tars hold 100 bytes of name; "." would end a key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,18 +137,8 @@ def make_shards(
         },
     )
     (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    move_into_place(partial, path)
+    place_folder(partial, path)
     return Dataset.open(path)
-
-
-def move_into_place(partial: Path, path: Path) -> None:
-    """Rename a complete dataset to its name, and only then delete what was there."""
-    old = path.with_name(path.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def hash_text(text: str, *, seed: int) -> int:

@@ -45,15 +45,19 @@ def _install(function: Callable[[Any], Any]) -> None:
     """Keep the function of this process, and end with the one that started it."""
     global _installed
     _installed = function
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """Wait for the parent's end: it may be killed, and would leave this process waiting."""
+def end_with_parent() -> None:
+    """End this process when the one that started it is killed, which would leave it waiting."""
     parent = parent_process()
     assert parent is not None
-    parent.join()
-    os._exit(1)
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _call(item: Any) -> Any:

