@@ -192,4 +192,10 @@ def console() -> int:
     # Threads that wait by spinning halve the speed of a CPU that is shared (measured: 832 against
     # 452 ms a step beside another run), and gain nothing on one that is not. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return main(sys.argv[1:])
+    status = USER_ERROR
+    try:
+        status = main(sys.argv[1:])
+    finally:
+        if "helix.distributed" in sys.modules:  # what was never imported joined no ranks
+            sys.modules["helix.distributed"].leave(together=status != USER_ERROR)
+    return status

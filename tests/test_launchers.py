@@ -68,3 +68,35 @@ def test_every_launcher_gives_one_loss_curve_and_compiles_nothing(corpus, tmp_pa
     assert curves["deepspeed"] == pytest.approx(curves["python"], **SAME_CURVE)
     assert not (tmp_path / "calls").exists(), (tmp_path / "calls").read_text()
     assert not any((tmp_path / "extensions").glob("**/*"))
+
+
+LEAVES_THE_GROUP = """
+import sys
+from helix import cli
+from helix.training.engine import join_ranks
+
+def join(words):
+    join_ranks()
+    if words:
+        raise FileNotFoundError("lost.json")
+    return 0
+
+cli.COMMANDS["train"] = join
+sys.argv = ["helix", "train", *sys.argv[1:]]
+status = cli.console()
+import torch.distributed as dist
+print(status, dist.is_initialized())
+"""
+
+
+@pytest.mark.parametrize(("words", "status"), [([], 0), (["fails"], 2)])
+def test_a_process_leaves_its_group_before_it_ends(words, status):
+    """Or gloo's threads are killed with Python, and a run that ended well is reported failed."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAVES_THE_GROUP, *words],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert ended.stdout.split() == [str(status), "False"], ended.stderr
