@@ -19,11 +19,18 @@ BATCH_BYTES = 2**21  # characters of text handed over at once: a tenth of a seco
 SMALL_INPUT_BYTES = 32 * 2**20  # below, two processes start for longer than one works
 
 
-def show_stream(items: Iterable[Item], description: str) -> Iterator[Item]:
-    """Yield items whose number nobody knows, drawing that they pass when stderr is a terminal."""
+def show_stream(
+    items: Iterable[Item], description: str, *, n_items: int | None = None
+) -> Iterator[Item]:
+    """Yield items, drawing how many have passed when stderr is a terminal.
+
+    Args:
+        n_items: How many there will be, where that is known.
+    """
     yield from track(
         items,
         description,
+        total=n_items,
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from data_tools.documents import Document, read_documents
 from data_tools.fetch import demo_documents
-from data_tools.make_shards import make_shards, split_documents
+from data_tools.make_shards import make_shards
+from data_tools.splits import split_documents
 from data_tools.train_tokenizer import train_tokenizer
 from evals.baselines import measure_baselines
 from helix import config as configs

@@ -131,8 +131,8 @@ def weights_of(run_dir, step):
 def test_command_that_does_not_exist_is_refused_by_name(capsys):
     line = refusal(["tran", "preset=hybrid_tiny"], capsys)
     assert line.startswith("helix: tran: no such command; did you mean train? Allowed: data, demo")
-    line = refusal(["data", "make-shard"], capsys)
-    assert "data make-shard: no such verb; did you mean make-shards?" in line
+    line = refusal(["data", "shards"], capsys)
+    assert "data shards: no such verb; did you mean shard?" in line
 
 
 def test_preset_that_does_not_exist_is_refused_by_name(capsys):
@@ -170,10 +170,10 @@ def test_text_file_that_holds_no_text_is_refused_by_name(tmp_path, capsys, conte
     file = tmp_path / "novel.de.txt"
     file.write_bytes(content)
     before = hashes(tmp_path)
-    shards = ["data", "make-shards", str(file), f"out={tmp_path}/data", "tokenizer=byte"]
-    vocabulary = ["data", "train-tokenizer", str(file), f"out={tmp_path}/a.model"]
+    shards = ["data", "shard", str(file), f"out={tmp_path}/data", "tokenizer=byte"]
+    vocabulary = ["data", "tokenizer", str(file), f"out={tmp_path}/a.model"]
     demo = ["demo", f"text={file}", f"run_dir={tmp_path}/demo"]
-    for arguments in (shards, vocabulary, demo):
+    for arguments in ([*shards, "unchecked=true"], vocabulary, demo):
         line = refusal(arguments, capsys)
         assert str(file) in line
         assert re.search(message, line)

@@ -3,8 +3,9 @@ import shutil
 
 import pytest
 
-from data_tools import make_shards as writer
+from data_tools import shard_writer
 from data_tools.documents import Document
+from data_tools.make_shards import make_shards
 from helix.tokenizer import ByteTokenizer
 
 ALPHABET = {"de": "abcdeä ", "en": "vwxyz \n"}
@@ -41,10 +42,8 @@ def pristine(tmp_path_factory, documents):
     """A dataset of two sources in several shards. Read it; to change one, take `dataset_path`."""
     path = tmp_path_factory.mktemp("data") / "dataset"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "SAMPLE_BYTES", 1500)  # so that small shards hold several members
-        writer.make_shards(
-            documents, ByteTokenizer(), path, validation_fraction=0.2, shard_bytes=12_000
-        )
+        patch.setattr(shard_writer, "SAMPLE_BYTES", 1500)  # or each shard would hold one member
+        make_shards(documents, ByteTokenizer(), path, validation_fraction=0.2, shard_bytes=12_000)
     return path
 
 

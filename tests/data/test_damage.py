@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools import make_shards as writer
+from data_tools.make_shards import make_shards
 from helix.data import DataConfig, DataError, Dataset, build_validation
 from helix.data.names import document_id
 from helix.data.shards import MANIFEST, Index, Manifest
@@ -234,7 +234,7 @@ def test_a_document_that_was_written_wrong_is_found_though_every_hash_is_right(
         return [[*ids, inner_eos, 65] if n == 5 else ids for n, ids in enumerate(encoded)]
 
     monkeypatch.setattr(ByteTokenizer, "encode_many", with_an_eos_within)
-    writer.make_shards(documents[:40], ByteTokenizer(), tmp_path / "a", validation_fraction=0)
+    make_shards(documents[:40], ByteTokenizer(), tmp_path / "a", validation_fraction=0)
     [fault] = verify(tmp_path / "a").faults
     assert (fault.file, fault.source, fault.document) == ("train/de-000000.tar", "de", 5)
     assert "end with id 257, have neither within" in fault.problem

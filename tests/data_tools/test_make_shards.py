@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_tools import make_shards as writer
+from data_tools import make_shards as maker
+from data_tools import shard_writer
 from data_tools.documents import Document
-from data_tools.make_shards import make_shards, split_documents
+from data_tools.make_shards import make_shards
 from data_tools.options import main
+from data_tools.splits import split_documents
+from helix.config import ConfigError
 from helix.data import DataError, Dataset
 from helix.tokenizer import ByteTokenizer
 
@@ -85,7 +88,7 @@ def test_the_manifest_counts_what_is_there(tmp_path):
 
 
 def test_members_are_large_and_shards_keep_to_their_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "SAMPLE_BYTES", 500)
+    monkeypatch.setattr(shard_writer, "SAMPLE_BYTES", 500)
     dataset = make_shards(DOCUMENTS, TOKENIZER, tmp_path / "a", shard_bytes=10_240)
     shards = dataset.sources["de"].shards
     assert len(shards) > 1
@@ -115,7 +118,7 @@ def test_a_writer_killed_anywhere_leaves_no_dataset(tmp_path_factory, n_encoded)
 
     path = tmp_path_factory.mktemp("killed") / "a"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "ENCODED_AT_ONCE", 5)
+        patch.setattr(maker, "ENCODED_AT_ONCE", 5)
         if n_encoded < 80:
             with pytest.raises(KeyboardInterrupt):
                 make_shards(DOCUMENTS, Killed(), path)
@@ -178,13 +181,14 @@ def test_the_verbs_lead_from_text_files_to_a_dataset(tmp_path):
         lines = [f"{language} Satz {number}." + " Wort" * 300 for number in range(20)]
         (tmp_path / f"{language}.txt").write_text("\n\n".join(lines), encoding="utf-8")
     texts = [str(tmp_path / "de.txt"), str(tmp_path / "en.txt")]
-    main(["train-tokenizer", *texts, f"out={tmp_path}/t.model", "n_vocab=290", "model_type=bpe"])
-    main(["make-shards", *texts, f"out={tmp_path}/data", f"tokenizer={tmp_path}/t.model"])
+    main(["tokenizer", *texts, f"out={tmp_path}/t.model", "n_vocab=290", "model_type=bpe"])
+    out = [f"out={tmp_path}/data", "unchecked=true"]
+    main(["shard", *texts, *out, f"tokenizer={tmp_path}/t.model"])
     dataset = Dataset.open(tmp_path / "data")
     assert list(dataset.sources) == ["de", "en"]
     dataset.verify()
     with pytest.raises(DataError, match="is there already"):
-        main(["make-shards", *texts, f"out={tmp_path}/data", "tokenizer=byte"])
+        main(["shard", *texts, *out, "tokenizer=byte"])
 
 
 def test_a_manifest_is_readable_by_people(tmp_path):
@@ -207,6 +211,61 @@ def test_text_that_overlaps_an_evaluation_set_is_not_sharded(tmp_path):
     main(["decontaminate", *files, against, f"out={tmp_path}/checked"])
     words = [f"out={tmp_path}/shards", "tokenizer=byte", f"checked={tmp_path}/checked"]
     with pytest.raises(DataError, match="overlaps an evaluation set"):
-        main(["make-shards", *files, *words])
-    main(["make-shards", f"{tmp_path}/checked/b-en.jsonl", *words])
+        main(["shard", *files, *words])
+    main(["shard", f"{tmp_path}/checked/b-en.jsonl", *words])
     assert list(Dataset.open(tmp_path / "shards").sources) == ["b-en"]
+
+
+def test_text_is_sharded_unchecked_only_where_that_is_said(tmp_path):
+    (tmp_path / "a.en.txt").write_text("Some text.\n\n" * 900, encoding="utf-8")
+    words = ["shard", str(tmp_path / "a.en.txt"), f"out={tmp_path}/a", "tokenizer=byte"]
+    with pytest.raises(ConfigError, match=r"checked='': give the report of helix data decontamin"):
+        main(words)
+    main([*words, "unchecked=true"])
+    assert Dataset.open(tmp_path / "a").sources["a-en"].n_documents >= 1
+
+
+def test_many_documents_are_written_as_they_were_surveyed(tmp_path):
+    """A hash in 256 ends in a zero byte, which numpy strips."""
+    documents = documents_of([f"text {number}" for number in range(3000)])
+    dataset = make_shards(documents, TOKENIZER, tmp_path / "a", validation_fraction=0)
+    assert dataset.document_ids("de") == [document.id for document in documents]
+
+
+def test_two_texts_under_one_id_are_refused_and_a_text_twice_is_not(tmp_path):
+    twice = [*DOCUMENTS, DOCUMENTS[3]]
+    dataset = make_shards(twice, TOKENIZER, tmp_path / "a", validation_fraction=0)
+    assert dataset.sources["de"].n_documents == 80
+    repeated = [*DOCUMENTS, *documents_of(["Another text."])]
+    with pytest.raises(DataError, match=r"documents 1 and 81 of the input are .* one id, '0'"):
+        make_shards(repeated, TOKENIZER, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("n_left", [0, 40, 79])
+def test_text_that_changes_while_it_is_read_makes_no_dataset(tmp_path, n_left):
+    class Changing:
+        def __init__(self):
+            self.passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return iter(DOCUMENTS if self.passes == 1 else DOCUMENTS[:n_left])
+
+    with pytest.raises(DataError, match="became shorter while shards were made"):
+        make_shards(Changing(), TOKENIZER, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_shards_may_hold_the_text_itself_beside_its_ids(tmp_path):
+    plain = make_shards(DOCUMENTS, TOKENIZER, tmp_path / "plain")
+    dataset = make_shards(DOCUMENTS, TOKENIZER, tmp_path / "text", with_text=True)
+    dataset.verify()
+    for number in (0, 5):
+        assert list(dataset.read("de", number)) == list(plain.read("de", number))
+    with tarfile.open(tmp_path / "text" / "train" / "de-000000.tar") as tar:
+        [member] = [tar.extractfile(own) for own in tar if own.name.endswith(".jsonl")]
+        rows = [json.loads(line) for line in member]
+    assert [row["id"] for row in rows] == dataset.document_ids("de")
+    by_id = {document.id: document.text for document in DOCUMENTS}
+    assert all(row["text"] == by_id[row["id"]] for row in rows)

@@ -59,15 +59,12 @@ def test_every_verb_explains_its_options(verb, capsys):
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_without_a_verb_the_verbs_are_listed(arguments, capsys):
     main(arguments)
-    assert (
-        "fetch, clean, deduplicate, decontaminate, train-tokenizer, make-shards"
-        in capsys.readouterr().out
-    )
+    assert "fetch, clean, deduplicate, decontaminate, tokenizer, shard" in capsys.readouterr().out
 
 
 def test_a_verb_that_does_not_exist_is_refused_by_name():
-    with pytest.raises(ValueError, match="data make-shard: no such verb; did you mean make-shards"):
-        main(["make-shard"])
+    with pytest.raises(ValueError, match="data shards: no such verb; did you mean shard"):
+        main(["shards"])
 
 
 def test_a_bad_input_ends_in_one_message_and_status_2(tmp_path, capsys):
