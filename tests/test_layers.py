@@ -32,7 +32,7 @@ HOMES = {
     "omegaconf": ["helix/config.py"],
     "peft": ["helix/adapters.py"],
     "wandb": ["helix/training/metrics.py"],
-    "webdataset": ["helix/data/", "data_tools/shard_writer.py"],
+    "webdataset": ["helix/data/", "data_tools/shard_writer.py", "data_tools/read_benchmark.py"],
     "transformers": ["helix/export.py", "helix/tokenizer.py"],
     "submitit": ["slurm/launch.py"],
     "fla": ["helix/kernels/"],
