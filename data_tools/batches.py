@@ -8,33 +8,53 @@ from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 
-from data_tools.documents import Document, text_files
+from data_tools.documents import Document, stream_documents
 from data_tools.processes import map_in_order
+from data_tools.readers.files import TextFile, find_files
+from data_tools.text_options import TextOptions
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 BATCH_BYTES = 2**21  # characters of text handed over at once: a tenth of a second of work
+COMPRESSED_RATIO = 3  # of prose, by gzip and zstd at their defaults; measured on the small corpus
 SMALL_INPUT_BYTES = 32 * 2**20  # below, two processes start for longer than one works
 
 
-def show_stream(
-    items: Iterable[Item], description: str, *, n_items: int | None = None
-) -> Iterator[Item]:
-    """Yield items, drawing how many have passed when stderr is a terminal.
-
-    Args:
-        n_items: How many there will be, where that is known.
-    """
+def show_stream(items: Iterable[Item], description: str) -> Iterator[Item]:
+    """Yield items whose number nobody knows, drawing that they pass when stderr is a terminal."""
     yield from track(
         items,
         description,
-        total=n_items,
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),
     )
+
+
+def show_documents(options: TextOptions, description: str) -> Iterator[Document]:
+    """Yield the inputs' documents, drawing how much of the files is read when stderr is a terminal.
+
+    Their bytes on disk are counted, which are known before the first is uncompressed.
+    """
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as progress:
+        n_bytes = sum(file.n_bytes for file in find_files(options.inputs))
+        task = progress.add_task(description, total=n_bytes)
+        yield from stream_documents(
+            options.inputs,
+            field=options.field,
+            source=options.source,
+            licence=options.licence,
+            report=lambda n_read: progress.advance(task, n_read),
+        )
+
+
+def estimate_bytes(files: Iterable[TextFile]) -> int:
+    """Estimate how much text files hold, from their bytes on disk."""
+    return sum(file.n_bytes * (COMPRESSED_RATIO if file.is_compressed else 1) for file in files)
 
 
 def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -55,8 +75,11 @@ def choose_workers(inputs: Sequence[str | Path], n_workers: int) -> int:
     """Give the number of processes: as asked, or for 0 as many as the input is worth."""
     if n_workers:
         return n_workers
-    n_bytes = sum(file.stat().st_size for path in inputs for file in text_files(Path(path)))
-    return 1 if n_bytes < SMALL_INPUT_BYTES else len(os.sched_getaffinity(0))
+    return (
+        1
+        if estimate_bytes(find_files(inputs)) < SMALL_INPUT_BYTES
+        else len(os.sched_getaffinity(0))
+    )
 
 
 def map_texts(

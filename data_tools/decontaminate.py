@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.batches import choose_workers, map_texts, show_stream
-from data_tools.documents import Document, stream_documents
+from data_tools.batches import choose_workers, map_texts, show_documents
+from data_tools.documents import Document
 from data_tools.evaluation_items import read_items
 from data_tools.fingerprints import hash_text
 from data_tools.options import run_program
@@ -31,7 +31,9 @@ from data_tools.overlap_report import (
     hash_file,
     sort_hashes,
 )
+from data_tools.readers.files import find_files, refuse_inputs_within
 from data_tools.result_folder import SourceFiles, new_folder, open_text, place_folder, to_line
+from data_tools.text_options import TextOptions
 from helix.data import DataError
 
 SAMPLES = 5  # documents named for each item that was found
@@ -39,11 +41,10 @@ NAMED_ITEMS = 1000  # uncheckable items named for each file; the number tells of
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecontaminateOptions:
+class DecontaminateOptions(TextOptions):
     """Options of `decontaminate`.
 
     Attributes:
-        inputs: .txt and .jsonl files, or folders of them.
         against: .jsonl files of evaluation items, with commas.
         out: Folder of the clean documents, <source>.jsonl, with report.json and removed.ndjson.
         ngram_words: Words of a run that counts as an overlap.
@@ -54,7 +55,6 @@ class DecontaminateOptions:
         json: Print the report as JSON.
     """
 
-    inputs: tuple[str, ...]
     against: str
     out: str
     ngram_words: int = 13
@@ -64,6 +64,7 @@ class DecontaminateOptions:
     json: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.evaluations():
             raise ValueError(f"against={self.against}: give .jsonl files of evaluation items")
         if self.ngram_words < 1:
@@ -178,11 +179,14 @@ def decontaminate(options: DecontaminateOptions) -> DecontaminateReport:
             is a result already.
     """
     index = read_evaluations(options)
+    refuse_inputs_within(options.out, find_files(options.inputs))
     folder = new_folder(options.out, replace=options.replace)
     tally = write_clean(index, options, folder)
     report = DecontaminateReport(
         options={
             "inputs": list(options.inputs),
+            "field": options.field,
+            "source": options.source,
             "ngram_words": options.ngram_words,
             "fields": options.fields,
         },
@@ -223,7 +227,7 @@ def read_evaluations(options: DecontaminateOptions) -> EvaluationIndex:
 def write_clean(index: EvaluationIndex, options: DecontaminateOptions, folder: Path) -> Tally:
     """Check every document; write it where it belongs."""
     tally = Tally()
-    documents = show_stream(stream_documents(options.inputs), "check documents")
+    documents = show_documents(options, "check documents")
     check = partial(find_overlaps, index=index)
     n_workers = choose_workers(options.inputs, options.n_workers)
     with (

@@ -21,13 +21,15 @@ from typing import Literal, cast
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.batches import choose_workers, map_texts, show_stream
-from data_tools.documents import Document, stream_documents
+from data_tools.batches import choose_workers, map_texts, show_documents, show_stream
+from data_tools.documents import Document
 from data_tools.duplicate_index import Counts, DuplicateIndex, Pair
 from data_tools.fingerprints import fingerprint_texts, hash_text
 from data_tools.minhash import Bands, choose_bands
 from data_tools.options import run_program
+from data_tools.readers.files import find_files, refuse_inputs_within
 from data_tools.result_folder import SourceFiles, new_folder, open_text, place_folder, to_line
+from data_tools.text_options import TextOptions
 from helix.data import DataError
 
 SAMPLED_PAIRS = 100
@@ -35,11 +37,10 @@ SAMPLE_CHARACTERS = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeduplicateOptions:
+class DeduplicateOptions(TextOptions):
     """Options of `deduplicate`.
 
     Attributes:
-        inputs: .txt and .jsonl files, or folders of them.
         out: Folder of what stays, <source>.jsonl, with report.json and pairs.ndjson.
         near: Remove near duplicates too.
         threshold: Share of common word runs (Jaccard) from which two documents are duplicates.
@@ -54,7 +55,6 @@ class DeduplicateOptions:
         json: Print the report as JSON.
     """
 
-    inputs: tuple[str, ...]
     out: str
     near: bool = True
     threshold: float = 0.8
@@ -68,6 +68,7 @@ class DeduplicateOptions:
     json: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold}: give a value in (0, 1]")
         if not 1 <= self.n_permutations <= 4096:
@@ -122,6 +123,7 @@ def deduplicate(options: DeduplicateOptions) -> DeduplicateReport:
             "near duplicates need rensa; run: pip install -e '.[data]', or give near=false"
         )
     bands = choose_bands(options.n_permutations, options.threshold) if options.near else None
+    refuse_inputs_within(options.out, find_files(options.inputs))
     folder = new_folder(options.out, replace=options.replace)
     with closing(DuplicateIndex(folder / "index", memory_gib=options.memory_gib)) as index:
         fill_index(index, options, bands)
@@ -144,7 +146,7 @@ def fill_index(index: DuplicateIndex, options: DeduplicateOptions, bands: Bands 
         fingerprint_texts, bands=bands, ngram_words=options.ngram_words, exact=options.exact
     )
     n_workers = choose_workers(options.inputs, options.n_workers)
-    documents = show_stream(stream_documents(options.inputs), "read documents")
+    documents = show_documents(options, "read documents")
     for batch, prints in map_texts(fingerprint, documents, n_workers=n_workers):
         index.add([(document.source, document.id) for document in batch], prints)
 
@@ -177,7 +179,7 @@ def write_kept(index: DuplicateIndex, options: DeduplicateOptions, folder: Path)
 
 def reread(index: DuplicateIndex, options: DeduplicateOptions) -> Iterator[tuple[Document, bool]]:
     """Read the inputs again, each document with whether it stays."""
-    documents = show_stream(stream_documents(options.inputs), "write what stays")
+    documents = show_documents(options, "write what stays")
     for document, indexed in zip(documents, index.text_hashes(), strict=False):
         text_hash, is_kept = indexed
         if hash_text(document.text) != text_hash:

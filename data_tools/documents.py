@@ -1,20 +1,33 @@
-"""Documents: what the data tools hand to each other, and the readers of a person's own files.
+"""Documents: what the data tools hand to each other, and the reading of a person's own files.
 
-A .txt file is grouped by paragraphs into documents of about `DOCUMENT_BYTES`; a .jsonl file
-holds one document per line, under "text".
+A .txt file is grouped by paragraphs into documents of about `DOCUMENT_BYTES`; a line of .jsonl and
+a row of .parquet is one document. data_tools/readers says how files are read.
 """
 
 import json
+import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_tools.readers import read_rows
+from data_tools.readers.blocks import DOCUMENT_BYTES, clean_text, cut_block, group_blocks
+from data_tools.readers.files import Report, TextFile, find_files
 from helix.data import DataError
 
-DOCUMENT_BYTES = 4096  # a few hundred to a thousand tokens: several documents in a row of context
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f]")  # C0 but for tab and newline
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+__all__ = [
+    "DOCUMENT_BYTES",
+    "Document",
+    "clean_text",
+    "cut_block",
+    "group_blocks",
+    "read_documents",
+    "stream_documents",
+    "write_documents",
+]
+
 LANGUAGE_SUFFIX = re.compile(r"^(.+)\.([a-z]{2,3})$")
 
 
@@ -43,94 +56,114 @@ class Document:
     split: str = ""
 
 
-FIELDS = tuple(field.name for field in fields(Document))
-
-
-def clean_text(text: str) -> str:
-    """Make line ends newlines and drop control characters, all but tab and newline."""
-    return CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def group_blocks(
-    blocks: Iterable[str], *, separator: str = "\n\n", document_bytes: int = DOCUMENT_BYTES
-) -> Iterator[str]:
-    """Join neighbouring blocks of text into documents of about `document_bytes`.
-
-    A block longer than that is cut at a line end, else at a space, else where it must be.
-    """
-    group: list[str] = []
-    n_bytes = 0
-    for block in (part for whole in blocks for part in cut_block(whole, document_bytes)):
-        n_block_bytes = len(block.encode())
-        if group and n_bytes + n_block_bytes > document_bytes:
-            yield separator.join(group)
-            group, n_bytes = [], 0
-        group.append(block)
-        n_bytes += n_block_bytes + len(separator)
-    if group:
-        yield separator.join(group)
-
-
-def cut_block(block: str, n_characters: int) -> Iterator[str]:
-    """Cut a block into parts of at most `n_characters`."""
-    while len(block) > n_characters:
-        cut = max(block.rfind("\n", 1, n_characters), 0) or max(
-            block.rfind(" ", 1, n_characters), 0
-        )
-        cut = cut or n_characters
-        if part := block[:cut].strip("\n "):
-            yield part
-        block = block[cut:].lstrip("\n ")
-    if block:
-        yield block
-
-
-def read_documents(paths: Sequence[str | Path], *, licence: str = "unstated") -> list[Document]:
+def read_documents(
+    paths: Sequence[str | Path],
+    *,
+    field: str = "text",
+    source: str = "",
+    licence: str = "unstated",
+) -> list[Document]:
     """Read all documents at once; see stream_documents."""
-    return list(stream_documents(paths, licence=licence))
+    return list(stream_documents(paths, field=field, source=source, licence=licence))
 
 
 def stream_documents(
-    paths: Sequence[str | Path], *, licence: str = "unstated"
+    paths: Sequence[str | Path],
+    *,
+    field: str = "text",
+    source: str = "",
+    licence: str = "unstated",
+    report: Report = lambda n_bytes: None,
 ) -> Iterator[Document]:
-    """Read a person's own .txt and .jsonl files, or all such files of a folder, one by one.
+    """Read a person's own files one document at a time, in bounded memory.
 
-    A line of .jsonl may say its own fields of Document; otherwise the source is the file's stem
-    ("novel.de.txt": source "novel-de", language "de").
+    A row of .jsonl or .parquet may say its own fields of Document; otherwise the source is the
+    file's stem ("novel.de.txt": source "novel-de", language "de"), and the id is the file's name,
+    uncompressed, and the number in it.
+
+    Args:
+        paths: .txt and .jsonl files, also compressed (.gz, .zst), .parquet files, folders and
+            globs of them.
+        field: Where a row of .jsonl or .parquet has its text; "a.b" is within an object.
+        source: Name of the source of all files, as a stem names it ("novel.de"). The id is then
+            the file's path in the common folder where two files have one name.
+        licence: Of the documents that do not say theirs.
+        report: Called with the number of bytes on disk that were read since the last time.
 
     Raises:
-        DataError: A file is missing, empty, not UTF-8, of another kind, or two files would be
-            one source.
+        DataError: A file is missing, empty, damaged, not UTF-8, of another kind, without the
+            field, or two files would be one source or give one id.
     """
-    files = [file for path in paths for file in text_files(Path(path))]
-    if not files:
-        raise DataError("no text given: name .txt or .jsonl files, or a folder of them")
-    for file, (source, language) in name_sources(files).items():
-        defaults = Document(id="", text="", source=source, language=language, licence=licence)
+    files = find_files(paths)
+    sources = [name_source(file.stem, shared=source) for file in files]
+    if not source:
+        check_sources(files, [name for name, _ in sources])
+    for file, name, (own, language) in zip(files, name_files(files), sources, strict=True):
+        defaults = Document(id=name, text="", source=own, language=language, licence=licence)
         n_documents = 0
-        for document in (read_jsonl if file.suffix == ".jsonl" else read_txt)(file, defaults):
+        for document in read_file(file, defaults, field=field, report=report):
             n_documents += 1
             yield document
         if not n_documents:
             raise DataError(
-                f"{file}: the file holds no text; give a file with text, or leave it out"
+                f"{file.path}: the file holds no text; give a file with text, or leave it out"
             )
 
 
-def name_sources(files: Sequence[Path]) -> dict[Path, tuple[str, str]]:
-    """Name the source and the language of each file; no two may be one source."""
-    named: dict[Path, tuple[str, str]] = {}
-    by_source: dict[str, Path] = {}
-    for file in files:
-        source, language = name_source(file)
+def read_file(
+    file: TextFile, defaults: Document, *, field: str, report: Report
+) -> Iterator[Document]:
+    """Yield the documents of a file.
+
+    Args:
+        defaults: What they have that do not say otherwise; the id is that of the file.
+    """
+    common = asdict(defaults)
+    for number, row in read_rows(file, field=field, report=report):
+        text = clean_text(row["text"])
+        if text.strip():
+            yield Document(**common | {"id": f"{defaults.id}:{number}"} | row | {"text": text})
+
+
+def check_sources(files: Sequence[TextFile], sources: Sequence[str]) -> None:
+    """Refuse that two files are one source, which nobody asked for."""
+    by_source: dict[str, TextFile] = {}
+    for file, source in zip(files, sources, strict=True):
         if source in by_source:
             raise DataError(
-                f"{file} and {by_source[source]} would both be the source {source!r}: rename one "
-                "of them"
+                f"{file.path} and {by_source[source].path} would both be the source {source!r}: "
+                "rename one of them, or give source= as the name of all inputs"
             )
         by_source[source] = file
-        named[file] = source, language
-    return named
+
+
+def name_files(files: Sequence[TextFile]) -> list[str]:
+    """Name the files: by their names, or where two have one name by the paths to them."""
+    n_named = Counter(file.name for file in files)
+    places = [file.path.absolute() for file in files]
+    folder = os.path.commonpath([place.parent for place in places])
+    names = [
+        file.name
+        if n_named[file.name] == 1
+        else (place.parent.relative_to(folder) / file.name).as_posix()
+        for file, place in zip(files, places, strict=True)
+    ]
+    by_name: dict[str, TextFile] = {}
+    for file, name in zip(files, names, strict=True):
+        if name in by_name:
+            raise DataError(
+                f"{file.path} and {by_name[name].path} differ in their compression only, and "
+                "their documents would have the same ids: leave one of them out"
+            )
+        by_name[name] = file
+    return names
+
+
+def name_source(stem: str, *, shared: str = "") -> tuple[str, str]:
+    """Name the source and the language of a file, from the shared source where there is one."""
+    match = LANGUAGE_SUFFIX.match(shared) or LANGUAGE_SUFFIX.match(stem)
+    source = re.sub(r"[^\w-]+", "-", shared or stem).strip("-") or "text"
+    return source, match[2] if match else source
 
 
 def write_documents(documents: Iterable[Document], path: str | Path) -> None:
@@ -142,80 +175,3 @@ def write_documents(documents: Iterable[Document], path: str | Path) -> None:
         for document in documents:
             file.write(json.dumps(asdict(document), ensure_ascii=False) + "\n")
     partial.replace(path)
-
-
-def text_files(path: Path) -> list[Path]:
-    """List the text files that a path stands for."""
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix in (".txt", ".jsonl"))
-        if not found:
-            raise DataError(f"{path}: the folder holds no .txt or .jsonl file")
-        return found
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if path.suffix not in (".txt", ".jsonl"):
-        raise DataError(
-            f"{path}: give a .txt or .jsonl file, not {path.suffix or 'one without a suffix'}"
-        )
-    return [path]
-
-
-def name_source(file: Path) -> tuple[str, str]:
-    """Name the source and the language of a file from its stem."""
-    match = LANGUAGE_SUFFIX.match(file.stem)
-    source = re.sub(r"[^\w-]+", "-", file.stem).strip("-") or "text"
-    return source, match[2] if match else source
-
-
-def decode_file(file: Path) -> str:
-    """Read a file as UTF-8, or say at which byte it is not."""
-    data = file.read_bytes()
-    if not data.strip():
-        raise DataError(f"{file}: the file is empty; give a file with text, or leave it out")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        at = error.start
-        encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
-        raise DataError(
-            f"{file}: byte {at} (0x{data[at]:02x}) is not UTF-8; convert the file, "
-            f"for example: iconv -f {encoding} -t UTF-8 {file.name} > utf8-{file.name}"
-        ) from None
-
-
-def read_txt(file: Path, defaults: Document) -> Iterator[Document]:
-    """Yield documents of about `DOCUMENT_BYTES` made of neighbouring paragraphs."""
-    paragraphs = re.split(r"\n[ \t]*\n\s*", clean_text(decode_file(file)))
-    blocks = (paragraph.strip("\n") for paragraph in paragraphs if paragraph.strip())
-    for number, text in enumerate(group_blocks(blocks)):
-        yield Document(**asdict(defaults) | {"id": f"{file.name}:{number}", "text": text})
-
-
-def read_jsonl(file: Path, defaults: Document) -> Iterator[Document]:
-    """Yield the document of each line that holds text."""
-    for number, line in enumerate(decode_file(file).split("\n"), start=1):
-        if line.strip():
-            row = parse_line(line, where=f"{file}, line {number}")
-            text = clean_text(row.pop("text"))
-            if text.strip():
-                named = {"id": f"{file.name}:{number}", "text": text, **row}
-                yield Document(**asdict(defaults) | named)
-
-
-def parse_line(line: str, *, where: str) -> dict[str, str]:
-    """Parse one line of .jsonl into the fields of a document."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error}); write one object per line") from None
-    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-        raise DataError(f'{where}: no text; write {{"text": "..."}} on each line')
-    known = {name: row[name] for name in FIELDS if row.get(name) is not None}
-    wrong = [name for name, value in known.items() if not isinstance(value, str)]
-    if wrong:
-        raise DataError(f"{where}: {wrong[0]} must be a string, not {known[wrong[0]]!r}")
-    if HALF_CHARACTER.search(known["text"]):
-        raise DataError(
-            f"{where}: half of a surrogate pair (\\ud800 to \\udfff) is no text; remove it"
-        )
-    return known

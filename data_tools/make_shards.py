@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.batches import show_stream
-from data_tools.documents import Document, stream_documents
+from data_tools.batches import show_documents
+from data_tools.documents import Document
 from data_tools.options import run_program
 from data_tools.overlap_report import refuse_overlap
 from data_tools.result_folder import SOURCE_NAME, place_folder
 from data_tools.shard_writer import SourceWriter
 from data_tools.splits import SPLITS, UNDECIDED, Survey
+from data_tools.text_options import TextOptions
 from helix.config import ConfigError
 from helix.data import DataError, Dataset
 from helix.data.shards import MANIFEST, Manifest, Source, Split
@@ -32,11 +33,10 @@ ENCODED_AT_ONCE = 512  # documents handed to encode_many, so that it can use all
 
 
 @dataclass(frozen=True, kw_only=True)
-class MakeShardsOptions:
+class MakeShardsOptions(TextOptions):
     """Options of `shard`.
 
     Attributes:
-        inputs: .txt and .jsonl files, or folders of them.
         out: Folder of the dataset.
         tokenizer: .model file, or "byte".
         checked: report.json of `decontaminate`, or its folder: a document that it did not find
@@ -46,11 +46,9 @@ class MakeShardsOptions:
             they do not say their split themselves.
         shard_bytes: Bytes of a shard at the most, unless one member is larger.
         with_text: Write the documents themselves into the shards, beside their ids.
-        licence: Of the inputs that do not say theirs.
         replace: Replace a dataset that is there.
     """
 
-    inputs: tuple[str, ...]
     out: str
     tokenizer: str
     checked: str = ""
@@ -59,10 +57,10 @@ class MakeShardsOptions:
     seed: int = 0
     shard_bytes: int = 256 * 1024 * 1024
     with_text: bool = False
-    licence: str = "unstated"
     replace: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.checked) == self.unchecked:
             raise ConfigError(
                 f"checked={self.checked!r}: give the report of helix data decontaminate, or "
@@ -75,9 +73,10 @@ class CheckedDocuments:
 
     def __init__(self, options: MakeShardsOptions) -> None:
         self.options = options
+        self.tasks = itertools.chain(["share out documents"], itertools.repeat("write shards"))
 
     def __iter__(self) -> Iterator[Document]:
-        documents = stream_documents(self.options.inputs, licence=self.options.licence)
+        documents = show_documents(self.options, next(self.tasks))
         if self.options.checked:
             return refuse_overlap(self.options.checked, documents)
         return documents
@@ -133,7 +132,7 @@ def make_shards(
         raise DataError(f"seed={seed}: give at least 0")
     if path.exists() and not replace:
         raise DataError(f"{path}: is there already; give another folder, or replace=true")
-    survey = Survey(show_stream(documents, "share out documents"), seed=seed)
+    survey = Survey(documents, seed=seed)
     refuse_bad_sources(survey)
     refuse_repeated_ids(survey, documents)
     splits = survey.assign(fraction=validation_fraction)
@@ -144,8 +143,7 @@ def make_shards(
     written: dict[str, dict[str, Source]] = {split: {} for split in SPLITS}
     with contextlib.ExitStack() as stack:
         writers: dict[tuple[Split, str], SourceWriter] = {}
-        progress = show_stream(shares, "write shards", n_items=int((splits != UNDECIDED).sum()))
-        for key, document, ids in encode(progress, tokenizer, id_dtype=id_dtype):
+        for key, document, ids in encode(shares, tokenizer, id_dtype=id_dtype):
             if key not in writers:
                 writers[key] = SourceWriter(
                     partial, *key, id_dtype=id_dtype, shard_bytes=shard_bytes, with_text=with_text

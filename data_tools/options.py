@@ -5,7 +5,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar
 
 from helix.config import ConfigError, load_options, suggestion
@@ -37,7 +37,8 @@ def read_options(kind: type[Options], arguments: Sequence[str]) -> Options:
 
 def describe(kind: type) -> str:
     """Tell what the options of a verb are, with their defaults."""
-    lines = [inspect.getdoc(kind) or "", "", "Write them as key=value; files as they are."]
+    docs = [inspect.getdoc(part) or "" for part in kind.__mro__ if is_dataclass(part)]
+    lines = ["\n\n".join(docs), "", "Write them as key=value; files as they are."]
     for field in fields(kind):
         lines.append(
             f"  {field.name}={'(required)' if field.default is MISSING else field.default}"

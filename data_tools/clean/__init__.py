@@ -13,20 +13,20 @@ from data_tools.clean.limits import Limits
 from data_tools.clean.markup import HtmlMode
 from data_tools.clean.pii import PiiMode
 from data_tools.clean.rules import choose_rules
+from data_tools.text_options import TextOptions
 
 if TYPE_CHECKING:
     from data_tools.clean.report import Report
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanOptions:
+class CleanOptions(TextOptions):
     """Options of `clean`.
 
     Writes out/SOURCE.jsonl with the documents that were kept, out/report.json, and out/dropped.json
     with samples of what was dropped, for a person to look at. The same input gives the same bytes.
 
     Attributes:
-        inputs: .txt and .jsonl files, or folders of them.
         out: Folder to write; what an earlier `clean` wrote there is replaced.
         languages: ISO 639-1 codes to keep, such as "de,en"; empty keeps all of them and trusts the
             labels of the documents.
@@ -40,7 +40,6 @@ class CleanOptions:
         json: Print the report as JSON.
     """
 
-    inputs: tuple[str, ...]
     out: str
     languages: str = ""
     pii: PiiMode = "keep"
@@ -52,6 +51,7 @@ class CleanOptions:
     json: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choose_rules(self.rules)
         for language in split_names(self.languages):
             if not (len(language) == 2 and language.isascii() and language.islower()):

@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import re
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -12,13 +11,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import Progress
-
+from data_tools.batches import estimate_bytes, show_documents
 from data_tools.clean import CleanOptions
 from data_tools.clean.filter import FilterSettings, Verdict, filter_batch
 from data_tools.clean.report import Count, Report, Sample, SampleKeeper, SourceReport
-from data_tools.documents import Document, stream_documents, text_files
+from data_tools.documents import Document
+from data_tools.readers.files import TextFile, find_files, parse_name, refuse_inputs_within
 from helix.data import DataError
 
 BATCH_CHARACTERS = 1_000_000  # a tenth of a second of work
@@ -37,17 +35,15 @@ def clean(options: CleanOptions) -> Report:
             or the folder holds files that `clean` did not write. What it holds stays as it is.
     """
     out = Path(options.out)
-    files = [file for path in options.inputs for file in text_files(Path(path))]
+    files = find_files(options.inputs)
     check_folder(out, files)
-    n_bytes = sum(file.stat().st_size for file in files)
-    n_processes = options.n_processes or (
-        len(os.sched_getaffinity(0)) if n_bytes >= MIN_BYTES_FOR_PROCESSES else 1
-    )
-    batches = make_batches(stream_documents(options.inputs))
+    is_small = estimate_bytes(files) < MIN_BYTES_FOR_PROCESSES
+    n_processes = options.n_processes or (1 if is_small else len(os.sched_getaffinity(0)))
+    batches = make_batches(show_documents(options, "clean"))
     writer = Writer(out, options.n_samples)
     try:
         judged = judge_batches(batches, options.settings(), n_processes)
-        for documents, verdicts in show_bytes(judged, n_bytes):
+        for documents, verdicts in judged:
             writer.write(documents, verdicts)
         report = writer.finish(describe_options(options))
     finally:
@@ -59,17 +55,16 @@ def clean(options: CleanOptions) -> Report:
 def describe_options(options: CleanOptions) -> dict[str, Any]:
     """Give the options that decide what is kept."""
     settings = asdict(options.settings())
-    return settings | {"n_samples": options.n_samples}
+    named = {name: getattr(options, name) for name in ("field", "source", "licence", "n_samples")}
+    return settings | named
 
 
-def check_folder(out: Path, files: Sequence[Path]) -> None:
+def check_folder(out: Path, files: Sequence[TextFile]) -> None:
     """Refuse to read what will be replaced, or to mix with files of another origin."""
-    for file in files:
-        if file.resolve().is_relative_to(out.resolve()):
-            raise DataError(f"{file}: lies in out={out}, which is replaced; give another folder")
+    refuse_inputs_within(out, files)
     if out.exists() and not out.is_dir():
         raise DataError(f"out={out}: is a file; give a folder")
-    present = {file.name for pattern in ("*.jsonl", "*.txt") for file in out.glob(pattern)}
+    present = {file.name for file in out.glob("*") if parse_name(file)}
     if strangers := sorted(present - written_before(out)):
         raise DataError(
             f"out={out}: holds {strangers[0]}, which `clean` did not write and the next step would "
@@ -130,17 +125,6 @@ def judge_batches(
 def texts_of(batch: Sequence[Document]) -> list[tuple[str, str]]:
     """Give what a worker needs of the documents."""
     return [(document.text, document.language) for document in batch]
-
-
-def show_bytes(judged: Iterable[Judged], n_bytes: int) -> Iterator[Judged]:
-    """Yield the batches, drawing how much of the files is done when stderr is a terminal."""
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as progress:
-        task = progress.add_task("clean", total=n_bytes)
-        for documents, verdicts in judged:
-            yield documents, verdicts
-            progress.advance(task, sum(len(document.text.encode()) for document in documents))
 
 
 class Writer:

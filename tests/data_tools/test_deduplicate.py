@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools import deduplicate as verb
+from data_tools.batches import show_documents
 from data_tools.deduplicate import DeduplicateOptions, deduplicate, run
-from data_tools.documents import Document, read_documents, stream_documents, write_documents
+from data_tools.documents import Document, read_documents, write_documents
 from data_tools.minhash import band_keys, choose_bands
 from data_tools.shingles import hash_shingles, hash_words, jaccard, split_words
 from helix.data import DataError
@@ -200,7 +201,7 @@ def test_stopped_anywhere_and_run_again_it_writes_the_same_bytes(folder, stop):
             yield document
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verb, "stream_documents", lambda paths: count_down(stream_documents(paths)))
+        patch.setattr(verb, "show_documents", lambda *given: count_down(show_documents(*given)))
         with pytest.raises(KeyboardInterrupt):
             deduplicated(folder, documents)
     assert files_of(folder / "out") == whole

@@ -181,7 +181,7 @@ def test_the_verbs_lead_from_text_files_to_a_dataset(tmp_path):
         lines = [f"{language} Satz {number}." + " Wort" * 300 for number in range(20)]
         (tmp_path / f"{language}.txt").write_text("\n\n".join(lines), encoding="utf-8")
     texts = [str(tmp_path / "de.txt"), str(tmp_path / "en.txt")]
-    main(["tokenizer", *texts, f"out={tmp_path}/t.model", "n_vocab=290", "model_type=bpe"])
+    main(["tokenizer", *texts, f"out={tmp_path}/t.model", "n_vocab=340", "model_type=bpe"])
     out = [f"out={tmp_path}/data", "unchecked=true"]
     main(["shard", *texts, *out, f"tokenizer={tmp_path}/t.model"])
     dataset = Dataset.open(tmp_path / "data")
