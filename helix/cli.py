@@ -76,6 +76,15 @@ def run_evaluate(arguments: Sequence[str]) -> int:
     return 0
 
 
+def run_sync(arguments: Sequence[str]) -> int:
+    """Send a run's figures: run_dir= [to=wandb|tensorboard mode=online|offline project= json=]."""
+    from helix.config import load_options
+    from helix.sync import SyncConfig, sync
+
+    sync(load_options(SyncConfig, arguments))
+    return 0
+
+
 def run_doctor(arguments: Sequence[str]) -> int:
     """Say what is installed and which kernels run here: [json=true]; or tune them: tune out=..."""
     from helix.config import ConfigError, load_options, suggestion
@@ -111,6 +120,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": run_generate,
     "plan": run_plan,
     "doctor": run_doctor,
+    "sync": run_sync,
     "evaluate": run_evaluate,
 }
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,12 +36,15 @@ class Tokenizer(ABC):
         bos_id: Begins every document.
         eos_id: Ends every document.
         fingerprint: SHA-256, in hexadecimal, of what defines the tokenizer.
+        symbol_ids: Ids of the reserved symbols (helix.chat) by name. No text encodes to one of
+            them, not even text that spells the name.
     """
 
     n_vocab: int
     bos_id: int
     eos_id: int
     fingerprint: str
+    symbol_ids: Mapping[str, int] = {}
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -53,11 +56,32 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:
-        """Give the UTF-8 bytes that one id stands for; empty for bos, eos and padding."""
+        """Give the UTF-8 bytes that one id stands for; empty for bos, eos, padding, symbols."""
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """Turn ids into text; bytes that are not UTF-8 become U+FFFD."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+    def symbol_id(self, name: str) -> int:
+        """Give the id of a reserved symbol.
+
+        Raises:
+            TokenizerError: The vocabulary was trained without it.
+        """
+        try:
+            return self.symbol_ids[name]
+        except KeyError:
+            raise TokenizerError(
+                f"the tokenizer has no symbol {name}; train one with symbols=chat "
+                "(data_tools.train_tokenizer)"
+            ) from None
+
+    def decode(self, ids: Iterable[int], *, symbols: bool = False) -> str:
+        """Turn ids into text; bytes that are not UTF-8 become U+FFFD.
+
+        Args:
+            symbols: Write reserved symbols by their names, for a person to read: text that
+                spells a name looks the same.
+        """
+        names = {token: name.encode() for name, token in self.symbol_ids.items() if symbols}
+        parts = (names.get(token) or self.token_bytes(token) for token in ids)
+        return b"".join(parts).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """Yield text as soon as it is complete UTF-8; joined, it equals `decode`."""
@@ -118,6 +142,12 @@ class SentencePieceTokenizer(Tokenizer):
             value[0]: token
             for token, value in enumerate(self.bytes_of)
             if self.processor.is_byte(token)
+        }
+        special = {self.bos_id, self.eos_id, self.processor.pad_id()}
+        self.symbol_ids = {
+            self.processor.id_to_piece(token): token
+            for token in range(self.n_vocab)
+            if self.processor.is_control(token) and token not in special
         }
         self.check()
 

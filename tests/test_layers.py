@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the bottom up: a module imports only from lines above its own, and from its own folder.
 FLOORS = [
-    ["helix.batch", "helix.distributed", "helix.tokenizer"],
+    ["helix.batch", "helix.distributed", "helix.tokenizer", "helix.chat"],
     ["helix.kernels"],
     ["helix.layers"],
     ["helix.mixers"],
@@ -21,7 +21,7 @@ FLOORS = [
     ["helix.config"],
     ["helix.presets"],
     ["helix.training"],
-    ["helix.generate", "helix.plan", "helix.doctor", "helix.tune"],
+    ["helix.generate", "helix.plan", "helix.doctor", "helix.sync", "helix.tune"],
     ["data_tools", "evals", "slurm"],
     ["helix.demo", "helix.cli", "helix.__main__"],
 ]
@@ -31,7 +31,8 @@ HOMES = {
     "deepspeed": ["helix/training/engine.py"],
     "omegaconf": ["helix/config.py"],
     "peft": ["helix/adapters.py"],
-    "wandb": ["helix/training/metrics.py"],
+    "wandb": ["helix/training/tracking.py"],
+    "tensorboard": ["helix/sync.py"],
     "webdataset": ["helix/data/", "data_tools/shard_writer.py", "data_tools/read_benchmark.py"],
     "transformers": ["helix/export.py", "helix/tokenizer.py"],
     "submitit": ["slurm/launch.py"],

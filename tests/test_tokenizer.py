@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from data_tools.documents import Document
 from data_tools.train_tokenizer import train_tokenizer
+from helix.chat import SYMBOLS
 from helix.tokenizer import (
     ByteTokenizer,
     SentencePieceTokenizer,
@@ -34,6 +35,11 @@ def write_text(n_lines: int) -> list[Document]:
     return [Document(id="0", text="\n".join(lines), source="x", language="x", licence="none")]
 
 
+def spell_symbols() -> list[Document]:
+    text = "\n".join(SYMBOLS) * 20
+    return [Document(id="1", text=text, source="x", language="x", licence="none")]
+
+
 @pytest.fixture(scope="session")
 def tokenizers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizers")
@@ -44,10 +50,22 @@ def tokenizers(tmp_path_factory):
             kind: train_tokenizer(documents, folder / f"{kind}.model", model_type=kind, n_vocab=400)
             for kind in ("unigram", "bpe")
         },
+        **{
+            f"{kind} chat": train_tokenizer(
+                # text that spells symbols, over and over, must not make pieces of them
+                documents + spell_symbols(),
+                folder / f"{kind}-chat.model",
+                model_type=kind,
+                n_vocab=440,
+                symbols="chat",
+            )
+            for kind in ("unigram", "bpe")
+        },
     }
 
 
-KINDS = pytest.mark.parametrize("kind", ["byte", "unigram", "bpe"])
+KINDS = pytest.mark.parametrize("kind", ["byte", "unigram", "bpe", "unigram chat", "bpe chat"])
+CHAT_KINDS = pytest.mark.parametrize("kind", ["unigram chat", "bpe chat"])
 TRAPS = [
     "\u2581",
     " \u2581 ",
@@ -55,6 +73,10 @@ TRAPS = [
     "a\x00\u2581b",
     "<s></s><unk><pad>",
     "<0x0A>",
+    "<|user|>",
+    "<|end|><|assistant|>",
+    " <|spare_10|> ",
+    "<|",
     "\ufeff",
     "\ufffd",
     "ﬁ²①",
@@ -76,6 +98,7 @@ def test_any_unicode_text_comes_back_byte_for_byte(tokenizers, kind, text):
     assert tokenizer.decode(ids) == text
     assert b"".join(map(tokenizer.token_bytes, ids)) == text.encode()
     assert tokenizer.encode_many([text, "x"]) == [ids, tokenizer.encode("x")]
+    assert not {*tokenizer.symbol_ids.values()} & {*ids}
 
 
 @KINDS
@@ -100,6 +123,30 @@ def test_text_cannot_forge_bos_or_eos(tokenizers, kind):
     ids = tokenizer.encode("<s>a</s> <pad> <unk>")
     assert not {tokenizer.bos_id, tokenizer.eos_id} & set(ids)
     assert tokenizer.decode([tokenizer.bos_id, *ids, tokenizer.eos_id]) == "<s>a</s> <pad> <unk>"
+
+
+@CHAT_KINDS
+@pytest.mark.parametrize("name", SYMBOLS)
+def test_a_symbol_is_an_id_that_its_name_does_not_encode_to(tokenizers, kind, name):
+    tokenizer = tokenizers[kind]
+    symbol = tokenizer.symbol_id(name)
+    assert symbol not in tokenizer.encode(f"{name}a {name}\n{name}")
+    assert tokenizer.decode(tokenizer.encode(name)) == name
+    assert tokenizer.token_bytes(symbol) == b""
+    assert tokenizer.decode([symbol, *tokenizer.encode(" x"), symbol]) == " x"
+    assert tokenizer.decode([symbol, *tokenizer.encode(" x")], symbols=True) == f"{name} x"
+
+
+@CHAT_KINDS
+def test_symbols_have_the_ids_after_the_special_pieces_in_the_order_of_the_table(tokenizers, kind):
+    assert tokenizers[kind].symbol_ids == {name: 4 + n for n, name in enumerate(SYMBOLS)}
+
+
+@pytest.mark.parametrize("kind", ["byte", "unigram", "bpe"])
+def test_a_vocabulary_without_symbols_says_so(tokenizers, kind):
+    assert tokenizers[kind].symbol_ids == {}
+    with pytest.raises(ValueError, match=r"no symbol <\|user\|>; train one with symbols=chat"):
+        tokenizers[kind].symbol_id("<|user|>")
 
 
 @KINDS
@@ -132,7 +179,7 @@ def test_id_outside_the_vocabulary_is_refused(tokenizers, kind):
 def test_fingerprint_names_the_model(tokenizers):
     again = SentencePieceTokenizer(tokenizers["bpe"].model_file)
     assert again.fingerprint == tokenizers["bpe"].fingerprint
-    assert len({tokenizer.fingerprint for tokenizer in tokenizers.values()}) == 3
+    assert len({tokenizer.fingerprint for tokenizer in tokenizers.values()}) == 5
 
 
 def test_load_gives_the_tokenizer_that_the_config_names(tokenizers):

@@ -7,6 +7,7 @@ run that was killed writes some steps twice; `read_records` gives each step's la
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from helix.config import ConfigError, RunConfig, first_line, to_dict
+from helix.config import RunConfig
+from helix.training.tracking import WandbRun
 
 Record = dict[str, float]
 PLAIN_LINES = 20  # lines of progress that a whole run prints where there is no terminal
@@ -65,7 +67,12 @@ class Metrics:
         if self.stream.tell() and not _ends_in_newline(metrics_path(config.run_dir)):
             self.stream.write("\n")  # a line torn by a kill must not swallow the next one
         if config.metrics.wandb != "disabled":
-            self.wandb = _start_wandb(config)
+            self.wandb = WandbRun(
+                config,
+                partial(read_records, config.run_dir),
+                mode=config.metrics.wandb,
+                project=config.metrics.wandb_project,
+            )
         if sys.stderr.isatty():
             self.bar = Progress(
                 TextColumn("train"),
@@ -94,7 +101,7 @@ class Metrics:
         if self.stream:
             self.stream.close()
         if self.wandb:
-            self.wandb.finish()
+            self.wandb.close()
 
     def write(self, step: int, n_tokens: int, record: Record) -> None:
         """Append one line, and show it."""
@@ -105,7 +112,7 @@ class Metrics:
         self.stream.write(json.dumps(line) + "\n")
         self.stream.flush()
         if self.wandb:
-            self.wandb.log(line, step=step)
+            self.wandb.send(line)
         self._show(step, record)
 
     def _show(self, step: int, record: Record) -> None:
@@ -137,26 +144,3 @@ def _ends_in_newline(path: Path) -> bool:
     with path.open("rb") as stream:
         stream.seek(-1, 2)
         return stream.read(1) == b"\n"
-
-
-def _start_wandb(config: RunConfig):
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]  (an extra)
-    except ImportError as error:
-        raise ConfigError(
-            f"metrics.wandb={config.metrics.wandb}: wandb is not installed; "
-            "pip install -e '.[wandb]' or set metrics.wandb=disabled"
-        ) from error
-    try:
-        return wandb.init(
-            project=config.metrics.wandb_project,
-            mode=config.metrics.wandb,
-            dir=config.run_dir,
-            name=Path(config.run_dir).name,
-            config=to_dict(config),
-        )
-    except wandb.errors.Error as error:
-        raise ConfigError(
-            f"metrics.wandb={config.metrics.wandb}: {first_line(error)}; set "
-            "metrics.wandb=offline and send the run with `wandb sync`"
-        ) from error
