@@ -14,6 +14,7 @@ Options = TypeVar("Options")
 VERBS = {
     "fetch": "data_tools.fetch:FetchOptions",
     "clean": "data_tools.clean:CleanOptions",
+    "value": "data_tools.value:ValueOptions",
     "deduplicate": "data_tools.deduplicate:DeduplicateOptions",
     "decontaminate": "data_tools.decontaminate:DecontaminateOptions",
     "tokenizer": "data_tools.train_tokenizer:TrainTokenizerOptions",

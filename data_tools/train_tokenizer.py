@@ -58,7 +58,7 @@ class TrainTokenizerOptions(TextOptions):
         held_out_share: Of the documents, to measure on.
         gates: false keeps a model that fails them.
         limits: Tokens per 100 words at the most, as in limits=de:150,en:135, which is the default
-            from 128,000 ids on; smaller vocabularies have no limit but a given one. limits= is none.
+            from 128,000 ids on; smaller ones have no limit but a given one. limits= is none.
         limit_domains: Domains of documents that the limits are held to; all where none is named.
             The default limits are of prose: tables and lists cost any vocabulary more.
         compare: Measure vocabularies of other models on the same text, out of npm packages.

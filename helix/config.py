@@ -136,6 +136,9 @@ MAY_CHANGE = (
     "run_dir",
     "preset",
     "data.path",  # a place; what lies there is held to the checkpoint by its fingerprint
+    "data.cache",
+    "data.cache_gib",
+    "data.n_workers",
     "tokenizer.path",  # likewise, by the dataset's manifest
     "metrics",
     "model.recompute",

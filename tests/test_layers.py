@@ -36,6 +36,8 @@ HOMES = {
     "webdataset": ["helix/data/", "data_tools/shard_writer.py", "data_tools/read_benchmark.py"],
     "transformers": ["helix/export.py", "helix/tokenizer.py"],
     "submitit": ["slurm/launch.py"],
+    "fsspec": ["helix/data/remote.py"],
+    "filelock": ["helix/data/cache.py"],
     "fla": ["helix/kernels/"],
     "mamba_ssm": ["helix/kernels/"],
 }

@@ -1,4 +1,4 @@
-"""A run of two sources, killed on two ranks and ended on one: no token is read twice in an epoch."""
+"""A run of two sources, killed on two ranks, ended on one: no token is read twice in an epoch."""
 
 import os
 import signal
@@ -33,10 +33,10 @@ def losses(run_dir):
 
 
 def start(run_dir, n_ranks):
+    torchrun = Path(sys.executable).parent / "torchrun"
     ranks = ["--standalone", "--nproc_per_node", str(n_ranks)]
     return subprocess.Popen(
-        [Path(sys.executable).parent / "torchrun", *ranks]
-        + ["-m", "helix", "train", f"run_dir={run_dir}"],
+        [torchrun, *ranks, "-m", "helix", "train", f"run_dir={run_dir}"],
         env=clean_environment(),
         start_new_session=True,
         stdout=subprocess.DEVNULL,

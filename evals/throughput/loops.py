@@ -85,6 +85,7 @@ def trainer_of(run: RunConfig, model: LanguageModel, loader: Loader) -> Iterator
     try:
         yield trainer
     finally:
+        trainer.loader.close()
         release(trainer.engine)
 
 

@@ -10,7 +10,7 @@ import tarfile
 
 import numpy as np
 
-from helix.data.shards import REPAIR, DataError, Dataset
+from helix.data.shards import DataError, Dataset
 
 
 def document_id(dataset: Dataset, source: str, document: int) -> str:
@@ -22,7 +22,7 @@ def document_id(dataset: Dataset, source: str, document: int) -> str:
     index = dataset.indexes[source]
     first, start = find_member(dataset, source, document)
     end = int(index.offset[first])
-    file = dataset.path / dataset.sources[source].shards[index.shard[document]].file
+    file = dataset.store.shard(dataset.sources[source].shards[index.shard[document]])
     try:
         facts = read_facts(dataset.files.pread(file, end - start, start))
         fact = facts[document - first]
@@ -33,7 +33,7 @@ def document_id(dataset: Dataset, source: str, document: int) -> str:
     except (tarfile.TarError, ValueError, LookupError, TypeError) as error:
         raise DataError(
             f"{file}: document {document} of {source!r}: its name, at byte {start}, is damaged "
-            f"({error}); {REPAIR}"
+            f"({error}); {dataset.store.repair}"
         ) from None
 
 

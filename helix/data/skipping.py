@@ -3,38 +3,46 @@
 Every shard is held to the manifest's SHA-256, each rank reading its share of them, and all ranks
 agree on the union. What is skipped is part of what the order of documents depends on: the position
 in it names the shards, and a run goes on only with the same ones skipped. A shard that goes bad
-later stops the run.
+later stops the run. Behind a URL, a shard that is missing or wrong is bad; one that cannot be had
+now is not, and stops the run.
 """
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch.distributed as dist
 
 from helix import distributed
+from helix.data.manifest import FetchError
 from helix.data.progress import show_progress
-from helix.data.shards import DataError, Dataset, Manifest, check_hash, check_length
+from helix.data.shards import DataError, Dataset, check_hash, check_length
+from helix.data.store import Store
 
 Skipped = Mapping[str, tuple[int, ...]]  # source to numbers of its shards
 
 
-def find_bad_shards(path: Path, manifest: Manifest) -> Skipped:
-    """Read all of the training split; all ranks call it and get the same."""
-    shards = [
-        (name, number, shard)
-        for name, source in sorted(manifest.splits["train"].items())
-        for number, shard in enumerate(source.shards)
-    ]
+def find_bad_shards(store: Store) -> Skipped:
+    """Read all of the training split; all ranks call it and get the same.
+
+    Raises:
+        FetchError: A shard cannot be had now, so nobody can tell whether it is bad.
+    """
+    shards = list(store.manifest.shards("train"))
     mine = shards[distributed.rank() :: distributed.world_size()]
     found: list[tuple[str, int, str]] = []
     for name, number, shard in show_progress(mine, "verify shards"):
         try:
-            check_length(path / shard.file, shard.n_file_bytes)
-            check_hash(path / shard.file, shard.sha256)
+            file = store.shard(shard)
+            check_length(file, shard.n_file_bytes)
+            check_hash(file, shard.sha256)
+        except FetchError as error:
+            found.append(("", 0, str(error)))  # no source: all ranks are to raise it
+            break
         except (DataError, OSError) as error:
             found.append((name, number, str(error)))
     found = sorted(union_over_ranks(found))
+    if found and not found[0][0]:
+        raise FetchError(found[0][2])
     for _, _, problem in found if distributed.is_main() else []:
         print(f"helix: skipped, as data.on_bad_shard=skip says: {problem}", file=sys.stderr)
     return {
@@ -64,7 +72,7 @@ def count_skipped(dataset: Dataset, weights: Mapping[str, float]) -> None:
         n_left = int(n_ids[kept].sum())
         if not n_left and weights.get(name) != 0:
             raise DataError(
-                f"data.path={dataset.path}: every shard of {name!r} is bad; copy them again, or "
+                f"data.path={dataset.name}: every shard of {name!r} is bad; copy them again, or "
                 f"leave the source out with data.weights.{name}=0"
             )
         if distributed.is_main():

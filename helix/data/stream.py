@@ -11,24 +11,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-import torch
 
-from helix.batch import IGNORED, Batch
+from helix.batch import Batch
 from helix.data.packing import Segment, cut_segment, pack_row, whole_document
+from helix.data.rows import RowReader
 from helix.data.seek import Course, find_places
-from helix.data.shards import (
-    DataError,
-    Dataset,
-    Manifest,
-    Split,
-    check_weights,
-    document_order,
-)
+from helix.data.shards import DataError, Dataset, Split, check_weights, document_order
 from helix.data.skipping import count_skipped, find_bad_shards
+from helix.data.store import open_store
 from helix.tokenizer import Tokenizer
 
 OnBadShard = Literal["refuse", "skip"]
@@ -40,7 +33,11 @@ class DataConfig:
     """What to train on.
 
     Attributes:
-        path: Folder of the dataset.
+        path: Folder of the dataset, or a URL that fsspec knows: s3://bucket/dataset.
+        cache: Local folder for what is fetched from a URL, under the dataset's fingerprint; empty
+            means $XDG_CACHE_HOME/helix/datasets, or ~/.cache/helix/datasets.
+        cache_gib: What the dataset may take there at the most; None means what the disk has.
+        n_workers: Threads that read a batch's documents; worth it where a read waits for a network.
         n_context: Tokens in a row.
         weights: Source name to its share of the tokens, in any unit; empty means equal shares.
         validation_bytes: Text to validate on per source, in UTF-8 bytes; None means all held out.
@@ -49,25 +46,36 @@ class DataConfig:
     """
 
     path: str = ""
+    cache: str = ""
+    cache_gib: float | None = None
+    n_workers: int = 0
     n_context: int = 256
     weights: dict[str, float] = field(default_factory=dict)
     validation_bytes: int | None = None
     on_bad_shard: OnBadShard = "refuse"
 
     def __post_init__(self) -> None:
-        if self.n_context < 1:
-            raise ValueError(f"data.n_context={self.n_context}: give at least 1")
-        for name, weight in self.weights.items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"data.weights.{name}={weight}: give a number of at least 0")
-        if self.weights and not any(self.weights.values()):
-            raise ValueError("data.weights: all are 0; give one source more than that")
+        for name, least in (("n_workers", 0), ("n_context", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name}={getattr(self, name)}: give at least {least}")
+        if self.cache_gib is not None and not self.cache_gib > 0:
+            raise ValueError(f"data.cache_gib={self.cache_gib}: give more than 0, or leave it out")
+        check_shares(self.weights)
         if self.on_bad_shard not in get_args(OnBadShard):
             raise ValueError(f"data.on_bad_shard={self.on_bad_shard!r}: give refuse or skip")
         if self.validation_bytes is not None and self.validation_bytes < 1:
             raise ValueError(
                 f"data.validation_bytes={self.validation_bytes}: give at least 1, or leave it out"
             )
+
+
+def check_shares(weights: Mapping[str, float]) -> None:
+    """Refuse weights that are no shares."""
+    for name, weight in weights.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"data.weights.{name}={weight}: give a number of at least 0")
+    if weights and not any(weights.values()):
+        raise ValueError("data.weights: all are 0; give one source more than that")
 
 
 @dataclass
@@ -166,12 +174,13 @@ class Loader:
         rank: int,
         world_size: int,
         seed: int,
+        n_workers: int = 0,
     ) -> None:
         self.dataset = dataset
         self.n_context = n_context
         self.batch_rows = batch_rows
         self.share = share_of(batch_rows, rank, world_size)
-        self.reader = RowReader(dataset)
+        self.reader = RowReader(dataset, n_workers=n_workers)
         self.mixture = Mixture(dataset, weights, seed)
         self.carry: Segment | None = None
         self.n_rows_drawn = 0
@@ -283,47 +292,10 @@ class Loader:
         }
         self.carry = Segment(*state["carry"]) if state["carry"] else None
 
-
-class RowReader:
-    """Reads the tokens of rows, keeping the last document for the row that continues it."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.last: tuple[tuple[str, int], np.ndarray] | None = None
-
-    def read_ids(self, source: str, document: int) -> np.ndarray:
-        """Read one document."""
-        if self.last is None or self.last[0] != (source, document):
-            self.last = (source, document), self.dataset.read(source, document)
-        return self.last[1]
-
-    def read_rows(
-        self, rows: Sequence[list[Segment]], *, n_context: int, padding: int = 0
-    ) -> Batch:
-        """Make a batch of rows; a short row ends in padding, a document with nothing to learn.
-
-        Args:
-            padding: Token of the padding.
-        """
-        tokens = np.full((len(rows), n_context), padding, np.int64)
-        targets = np.full((len(rows), n_context), IGNORED, np.int64)
-        document_ids = np.zeros((len(rows), n_context), np.int64)
-        for row, segments in enumerate(rows):
-            start = 0
-            for number, segment in enumerate(segments):
-                ids = self.read_ids(segment.source, segment.document)
-                first, last = segment.first_pair, segment.first_pair + segment.n_pairs
-                here = slice(start, start + segment.n_pairs)
-                tokens[row, here] = ids[first:last]
-                targets[row, here] = ids[first + 1 : last + 1]
-                document_ids[row, here] = number
-                start += segment.n_pairs
-            document_ids[row, start:] = len(segments)
-        return Batch(
-            tokens=torch.from_numpy(tokens),
-            targets=torch.from_numpy(targets),
-            document_ids=torch.from_numpy(document_ids),
-        )
+    def close(self) -> None:
+        """End the threads that read and fetch, and close the shards."""
+        self.dataset.close()
+        self.reader.close()
 
 
 def build_loader(
@@ -345,15 +317,20 @@ def build_loader(
             sources that the weights name.
     """
     dataset = open_dataset(config, tokenizer, "train")
-    return Loader(
+    weights = check_weights(config.weights, dataset.sources)
+    loader = Loader(
         dataset,
         n_context=config.n_context,
-        weights=check_weights(config.weights, dataset.sources),
+        weights=weights,
         batch_rows=batch_rows,
         rank=rank,
         world_size=world_size,
         seed=seed,
+        n_workers=config.n_workers,
     )
+    dataset.store.check_room(dataset.shards_of(weights), config.cache_gib)
+    dataset.fetch_ahead(weights)
+    return loader
 
 
 def open_dataset(config: DataConfig, tokenizer: Tokenizer, split: Split) -> Dataset:
@@ -367,12 +344,13 @@ def open_dataset(config: DataConfig, tokenizer: Tokenizer, split: Split) -> Data
 
 def open_split(config: DataConfig, split: Split) -> Dataset:
     """Open a split of a run's dataset, without the training shards that the run is to skip."""
+    store = open_store(config.path, config.cache)
     if config.on_bad_shard == "refuse":
-        return Dataset.open(config.path, split=split)
+        return Dataset.of(store, split=split)
     if split == "validation":  # scores compare only over the same text: nothing is skipped
-        return Dataset.open(config.path, split=split, skipped={})
-    path = Path(config.path)
-    dataset = Dataset.open(path, skipped=find_bad_shards(path, Manifest.read(path)))
+        return Dataset.of(store, split=split, skipped={})
+    store.check_room([shard for *_, shard in store.manifest.shards("train")], config.cache_gib)
+    dataset = Dataset.of(store, skipped=find_bad_shards(store))
     count_skipped(dataset, config.weights)
     return dataset
 

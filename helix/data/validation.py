@@ -8,8 +8,9 @@ import numpy as np
 
 from helix.batch import Batch
 from helix.data.packing import pack_rows, whole_document
+from helix.data.rows import RowReader
 from helix.data.shards import DataError, Dataset, Index
-from helix.data.stream import DataConfig, RowReader, open_dataset, share_of
+from helix.data.stream import DataConfig, open_dataset, share_of
 from helix.tokenizer import Tokenizer
 
 

@@ -2,7 +2,8 @@
 
 A shard is read once: its SHA-256, the checksum of each document, bos and eos where they belong
 and nowhere else, and what the .json members say of the documents. Over all shards: no id twice in
-a source. A fault does not end the search.
+a source. A fault does not end the search. What lies behind a URL is fetched first: a file that is
+missing or wrong there is a fault, one that cannot be had now ends the search.
 """
 
 import hashlib
@@ -16,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
+from helix.data.manifest import FetchError
 from helix.data.progress import show_progress
 from helix.data.shards import (
     SPLITS,
     DataError,
     Index,
-    Manifest,
     Shard,
     Source,
     Split,
@@ -29,6 +30,7 @@ from helix.data.shards import (
     check_length,
     checksum,
 )
+from helix.data.store import Store, open_store
 
 N_THREADS = 2  # hashes and reads of the disk let other threads run
 MAX_DOCUMENTS = 10  # named one by one for each fault of a shard; the rest is counted
@@ -64,12 +66,13 @@ class Part:
     """One shard and the documents that the index places in it.
 
     Attributes:
+        file: Where it lies on this machine.
         first: Number of its first document.
         index: Of its documents alone.
         ends: The bos and eos that the dataset's documents have.
     """
 
-    path: Path
+    file: Path
     split: Split
     source: str
     shard: Shard
@@ -98,14 +101,20 @@ class Reading:
 
 
 def verify(path: str | Path) -> Verification:
-    """Read all of a dataset and tell all its faults."""
-    path = Path(path)
+    """Read all of a dataset and tell all its faults.
+
+    Raises:
+        FetchError: It lies behind a URL that does not give it now.
+    """
     try:
-        manifest = Manifest.read(path)
+        store = open_store(path)
+    except FetchError:
+        raise
     except DataError as error:
         faults = (Fault(file="manifest.json", problem=str(error)),)
         return Verification(n_files=1, n_documents=0, n_file_bytes=0, faults=faults)
-    faults, parts, n_shards = find_parts(path, manifest)
+    manifest = store.manifest
+    faults, parts, n_shards = find_parts(store)
     with ThreadPoolExecutor(N_THREADS) as pool:
         futures = [pool.submit(read_part, part) for part in parts]
         readings = [future.result() for future in show_progress(futures, "verify shards")]
@@ -120,61 +129,67 @@ def verify(path: str | Path) -> Verification:
     )
 
 
-def find_parts(path: Path, manifest: Manifest) -> tuple[list[Fault], list[Part], int]:
+def find_parts(store: Store) -> tuple[list[Fault], list[Part], int]:
     """Check indexes and lengths; give the faults, the shards that can be read, and their number."""
     faults: list[Fault] = []
-    found: list[tuple[Split, str, Source, Shard, int, Index]] = []
-    n_shards = 0
-    for split in SPLITS:
-        for name, source in sorted(manifest.splits[split].items()):
-            n_shards += len(source.shards)
-            index = check_source(path, name, source, manifest, faults)
-            for number, shard in enumerate(source.shards):
-                if is_whole(path, name, shard, faults) and index is not None:
-                    first = int(np.searchsorted(index.shard, number))
-                    last = int(np.searchsorted(index.shard, number, side="right"))
-                    found.append(
-                        (split, name, source, shard, first, slice_index(index, first, last))
-                    )
-    dtype = np.dtype(manifest.id_dtype)
-    ends = find_ends(path, [(shard, index) for *_, shard, _, index in found], dtype)
+    found: list[tuple[Split, str, Path, Shard, int, Index]] = []
+    shards: list[tuple[Split, str, int, Shard]] = [
+        (split, *each) for split in SPLITS for each in store.manifest.shards(split)
+    ]
+    indexes = {
+        (split, name): check_source(store, name, source, faults)
+        for split in SPLITS
+        for name, source in sorted(store.manifest.splits[split].items())
+    }
+    for split, name, number, shard in show_progress(shards, "look for shards"):
+        file, index = find_file(store, name, shard, faults), indexes[split, name]
+        if file is not None and index is not None:
+            first = int(np.searchsorted(index.shard, number))
+            last = int(np.searchsorted(index.shard, number, side="right"))
+            found.append((split, name, file, shard, first, slice_index(index, first, last)))
+    dtype = np.dtype(store.manifest.id_dtype)
+    ends = find_ends([(file, index) for _, _, file, _, _, index in found], dtype)
     parts = [
         Part(
-            path=path,
+            file=file,
             split=split,
             source=name,
             shard=shard,
             first=first,
             index=index,
             id_dtype=dtype,
-            n_vocab=manifest.n_vocab,
+            n_vocab=store.manifest.n_vocab,
             ends=ends,
         )
-        for split, name, _, shard, first, index in found
+        for split, name, file, shard, first, index in found
     ]
-    return faults, parts, n_shards
+    return faults, parts, len(shards)
 
 
-def check_source(
-    path: Path, name: str, source: Source, manifest: Manifest, faults: list[Fault]
-) -> Index | None:
+def check_source(store: Store, name: str, source: Source, faults: list[Fault]) -> Index | None:
     """Read a source's index; note why it cannot be used."""
     try:
-        index = Index.read(path / source.index, expected_hash=source.index_hash)
-        check_index(path, source, index, np.dtype(manifest.id_dtype).itemsize)
+        index = store.index(source)
+        check_index(store.path, source, index, np.dtype(store.manifest.id_dtype).itemsize)
+    except FetchError:
+        raise
     except DataError as error:
         faults.append(Fault(file=source.index, source=name, problem=str(error)))
         return None
     return index
 
 
-def is_whole(path: Path, name: str, shard: Shard, faults: list[Fault]) -> bool:
-    """Tell whether a shard is there in its length; note it where it is not."""
+def find_file(store: Store, name: str, shard: Shard, faults: list[Fault]) -> Path | None:
+    """Give a shard that is there, for its documents whatever its length; note what is wrong."""
+    file = None
     try:
-        check_length(path / shard.file, shard.n_file_bytes)
+        file = store.shard(shard)
+        check_length(file, shard.n_file_bytes)
+    except FetchError:
+        raise
     except DataError as error:
         faults.append(Fault(file=shard.file, source=name, problem=str(error)))
-    return (path / shard.file).is_file()  # one of another length is still read: for its documents
+    return file if file is not None and file.is_file() else None
 
 
 def slice_index(index: Index, first: int, last: int) -> Index:
@@ -182,12 +197,10 @@ def slice_index(index: Index, first: int, last: int) -> Index:
     return Index(**{name: array[first:last] for name, array in index.arrays().items()})
 
 
-def find_ends(
-    path: Path, shards: Sequence[tuple[Shard, Index]], dtype: np.dtype
-) -> tuple[int, int]:
+def find_ends(shards: Sequence[tuple[Path, Index]], dtype: np.dtype) -> tuple[int, int]:
     """Tell which ids begin and end documents: those of the first that is intact."""
-    for shard, index in shards:
-        with (path / shard.file).open("rb") as file:
+    for place, index in shards:
+        with place.open("rb") as file:
             for document in range(min(len(index), MAX_DOCUMENTS)):
                 file.seek(int(index.offset[document]))
                 data = file.read(int(index.n_ids[document]) * dtype.itemsize)
@@ -199,7 +212,7 @@ def find_ends(
 
 def read_part(part: Part) -> Reading:
     """Read one shard and check all of it."""
-    file = part.path / part.shard.file
+    file = part.file
     reading = Reading()
     if not file.stat().st_size:
         return reading  # that it is empty was noted

@@ -107,7 +107,7 @@ class Trainer:
     def fit(self) -> int:
         """Train to the last step; give 0, or the number of the signal that stopped the run."""
         training = self.config.training
-        with StopSignals() as signals, self.metrics:
+        with StopSignals() as signals, self.metrics, self.loader:
             if self.progress.step == 0:
                 self.validate()
             stop = 0
@@ -201,6 +201,7 @@ class Trainer:
             "train/is_step_applied": float(applied.is_applied),
             "speed/tokens_per_s": tokens_per_s,
             "speed/step_ms": seconds * 1e3,
+            "speed/data_wait_ms": self.loader.wait_ms,
             "memory/peak_gib": peak_gib(self.engine.device),
         }
         peak = self.config.metrics.peak_tflops or peak_tflops(self.engine.device)

@@ -15,6 +15,7 @@ from helix.data import DataConfig, DataError, Dataset, build_validation
 from helix.data.names import document_id
 from helix.data.shards import MANIFEST, Index, Manifest
 from helix.data.skipping import find_bad_shards
+from helix.data.store import LocalStore
 from helix.data.verification import verify
 from helix.tokenizer import ByteTokenizer
 from tests.data.test_stream import loader_of
@@ -369,8 +370,7 @@ def test_validation_skips_nothing(dataset_path, capsys):
 
 
 def find_on_rank(path):
-    manifest = Manifest.read(path)
-    return dict(find_bad_shards(path, manifest))
+    return dict(find_bad_shards(LocalStore(path)))
 
 
 @pytest.mark.ranks

@@ -160,7 +160,7 @@ def test_an_index_of_other_content_is_refused(dataset_path):
 
 
 def test_no_more_than_the_allowed_number_of_shards_is_open(pristine, monkeypatch):
-    monkeypatch.setattr("helix.data.shards.MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("helix.data.files.MAX_OPEN_FILES", 2)
     dataset = Dataset.open(pristine)
     for source, index in dataset.indexes.items():
         for document in range(len(index)):

@@ -59,7 +59,8 @@ def test_every_verb_explains_its_options(verb, capsys):
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
 def test_without_a_verb_the_verbs_are_listed(arguments, capsys):
     main(arguments)
-    assert "fetch, clean, deduplicate, decontaminate, tokenizer, shard" in capsys.readouterr().out
+    listed = "fetch, clean, value, deduplicate, decontaminate, tokenizer, shard"
+    assert listed in capsys.readouterr().out
 
 
 def test_a_verb_that_does_not_exist_is_refused_by_name():

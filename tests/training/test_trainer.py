@@ -176,6 +176,7 @@ def test_metrics_name_every_figure_with_its_unit(tiny_run):
         "train/is_step_applied",
         "speed/tokens_per_s",
         "speed/step_ms",
+        "speed/data_wait_ms",
         "memory/peak_gib",
     }
     assert (step["step"], step["tokens"]) == (1, 4 * 32)
