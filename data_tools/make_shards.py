@@ -11,8 +11,9 @@ import itertools
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from helix.data import DataError, Dataset
 from helix.data.shards import MANIFEST, Manifest, Source, Split
 from helix.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
 
+Group = Literal["source", "language", "domain"]
 ENCODED_AT_ONCE = 512  # documents handed to encode_many, so that it can use all cores
 
 
@@ -42,6 +44,8 @@ class MakeShardsOptions(TextOptions):
         checked: report.json of `decontaminate`, or its folder: a document that it did not find
             clean is refused.
         unchecked: Go without that report: scores on evaluation sets may then be recited.
+        group: What is one source of the dataset, with its own weight and its own bits per byte: a
+            source of the documents, or all that is in one language, or of one domain in it.
         validation_fraction: Share of the documents to hold out, by a hash of their text, where
             they do not say their split themselves.
         shard_bytes: Bytes of a shard at the most, unless one member is larger.
@@ -53,6 +57,7 @@ class MakeShardsOptions(TextOptions):
     tokenizer: str
     checked: str = ""
     unchecked: bool = False
+    group: Group = "source"
     validation_fraction: float = 0.02
     seed: int = 0
     shard_bytes: int = 256 * 1024 * 1024
@@ -78,8 +83,16 @@ class CheckedDocuments:
     def __iter__(self) -> Iterator[Document]:
         documents = show_documents(self.options, next(self.tasks))
         if self.options.checked:
-            return refuse_overlap(self.options.checked, documents)
-        return documents
+            documents = refuse_overlap(self.options.checked, documents)
+        return (regroup(document, self.options.group) for document in documents)
+
+
+def regroup(document: Document, group: Group) -> Document:
+    """Name a document's source by what the dataset is to tell apart; its id then says the rest."""
+    if group == "source":
+        return document
+    parts = [document.language] + ([document.domain or "other"] if group == "domain" else [])
+    return replace(document, source="-".join(parts), id=f"{document.source}/{document.id}")
 
 
 def run(options: MakeShardsOptions) -> Dataset:
@@ -207,7 +220,7 @@ def refuse_bad_sources(survey: Survey) -> None:
         if len(languages) > 1:
             raise DataError(
                 f"source {source!r} is in {' and '.join(sorted(languages))}; give each language a "
-                "source of its own, since bits per byte are reported by source"
+                "source of its own, since bits per byte are reported by source, or group=language"
             )
 
 

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from data_tools.clean.report import lay_out
 from data_tools.options import run_program
 from helix.data import DataError, Dataset
 from helix.data.shards import SPLITS
 from helix.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
 
 QUANTILES = {"shortest": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "longest": 1.0}
+NAMED_LICENCES = 6
 N_SAMPLED = 500  # documents whose words are counted, evenly spaced; all of a smaller source
 
 
@@ -157,30 +156,33 @@ def count_per_100_words(dataset: Dataset, source: str, tokenizer: Tokenizer) -> 
 
 def print_stats(found: Sequence[SourceStats]) -> None:
     """Print a row for each source of each split, totals by language, the licences."""
-    console = Console()
-    columns = ["split", "source", "language", "documents", "tokens", "share", "bytes"]
-    columns += ["tokens/byte", "tokens/100 words", "shards", *QUANTILES]
-    table = Table(*columns)
+    head = ("split", "source", "language", "documents", "tokens", "share", "MB")
+    rows = [(*head, "tokens/byte", "/100 words", "shards", *QUANTILES)]
     for stats in found:
         words = stats.tokens_per_100_words
-        table.add_row(
-            stats.split,
-            Text(stats.source),
-            Text(stats.language),
-            f"{stats.n_documents:,}",
-            f"{stats.n_tokens:,}",
-            f"{stats.share:.1%}",
-            f"{stats.n_bytes:,}",
-            f"{stats.tokens_per_byte:.4f}",
-            "" if words is None else f"{words:.1f}",
-            str(stats.n_shards),
-            *(f"{length:,}" for length in stats.lengths.values()),
+        rows.append(
+            (
+                stats.split,
+                stats.source,
+                stats.language,
+                f"{stats.n_documents:,}",
+                f"{stats.n_tokens:,}",
+                f"{stats.share:.1%}",
+                f"{stats.n_bytes / 1e6:,.2f}",
+                f"{stats.tokens_per_byte:.4f}",
+                "" if words is None else f"{words:.1f}",
+                str(stats.n_shards),
+                *(f"{length:,}" for length in stats.lengths.values()),
+            )
         )
-    console.print(table)
+    print(lay_out(rows, n_left=3))
+    print(f"({', '.join(QUANTILES)}: tokens of a document)")
     for (split, language), n_tokens in sum_by_language(found).items():
-        console.print(f"{split}, {language}: {n_tokens:,} tokens", soft_wrap=True, markup=False)
+        print(f"{split}, {language}: {n_tokens:,} tokens")
     licences = sorted({licence for stats in found for licence in stats.licences})
-    console.print(f"licences: {'; '.join(licences)}", soft_wrap=True, markup=False)
+    rest = f"; and {len(licences) - NAMED_LICENCES} more: json=true names them"
+    named = "; ".join(licences[:NAMED_LICENCES])
+    print(f"licences: {named}{rest if len(licences) > NAMED_LICENCES else ''}")
 
 
 def sum_by_language(found: Sequence[SourceStats]) -> dict[tuple[str, str], int]:

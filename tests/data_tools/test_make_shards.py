@@ -269,3 +269,25 @@ def test_shards_may_hold_the_text_itself_beside_its_ids(tmp_path):
     assert [row["id"] for row in rows] == dataset.document_ids("de")
     by_id = {document.id: document.text for document in DOCUMENTS}
     assert all(row["text"] == by_id[row["id"]] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("group", "sources"),
+    [("language", ["de", "en"]), ("domain", ["de-help", "de-other", "en-help", "en-other"])],
+)
+def test_documents_may_be_grouped_by_what_they_are(tmp_path, group, sources):
+    rows = [
+        {"text": f"Satz {n} in {language} {domain}", "language": language, "domain": domain}
+        for n in range(4)
+        for language in ("de", "en")
+        for domain in ("help", "")
+    ]
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    words = [str(file), f"out={tmp_path}/a", "tokenizer=byte", "unchecked=true"]
+    with pytest.raises(DataError, match=r"'mixed' is in de and en; .* or group=language"):
+        main(["shard", *words])
+    main(["shard", *words, f"group={group}"])
+    dataset = Dataset.open(tmp_path / "a")
+    assert list(dataset.sources) == sources
+    assert set(dataset.document_ids(sources[0])) <= {f"mixed/mixed.jsonl:{n}" for n in range(1, 17)}
