@@ -69,7 +69,7 @@ class Tokenizer(ABC):
         except KeyError:
             raise TokenizerError(
                 f"the tokenizer has no symbol {name}; train one with symbols=chat "
-                "(data_tools.train_tokenizer)"
+                "(helix data tokenizer)"
             ) from None
 
     def decode(self, ids: Iterable[int], *, symbols: bool = False) -> str:
@@ -131,7 +131,7 @@ class SentencePieceTokenizer(Tokenizer):
         except RuntimeError:
             raise TokenizerError(
                 f"tokenizer.path={self.model_file}: not a SentencePiece model; "
-                "give the .model file that data_tools.train_tokenizer wrote"
+                "give the .model file that helix data tokenizer wrote"
             ) from None
         self.fingerprint = hashlib.sha256(serialized).hexdigest()
         self.n_vocab = self.processor.vocab_size()
@@ -194,13 +194,13 @@ class SentencePieceTokenizer(Tokenizer):
         if min(self.bos_id, self.eos_id) < 0:
             raise TokenizerError(
                 f"tokenizer.path={self.model_file}: the model has no bos or no eos piece; "
-                "train it with both, as data_tools.train_tokenizer does"
+                "train it with both, as helix data tokenizer does"
             )
         if len(self.byte_ids) < 256 or self.decode(self.encode(PROBE)) != PROBE:
             raise TokenizerError(
                 f"tokenizer.path={self.model_file}: the model changes text (it normalises, adds a "
                 "prefix or has no byte fallback), so bits per byte would be wrong; train one with "
-                "data_tools.train_tokenizer"
+                "helix data tokenizer"
             )
 
 
@@ -249,7 +249,7 @@ def read_model(path: Path) -> bytes:
     if not path.is_file():
         raise TokenizerError(
             f"tokenizer.path={path}: no such file; give the .model file that "
-            "data_tools.train_tokenizer wrote"
+            "helix data tokenizer wrote"
         )
     serialized = path.read_bytes()
     if not serialized:

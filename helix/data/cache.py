@@ -39,7 +39,7 @@ class CachedStore(Store):
         except FileNotFoundError:
             raise DataError(
                 f"data.path={url}: no dataset there ({MANIFEST} is missing); check the URL, or "
-                "copy there what data_tools.make_shards wrote"
+                "copy there what helix data shard wrote"
             ) from None
         self.manifest = Manifest.parse(content, self.remote.url_of(MANIFEST))
         self.root = root

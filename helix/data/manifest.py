@@ -89,7 +89,7 @@ class Manifest:
         if not file.is_file():
             raise DataError(
                 f"data.path={path}: no dataset there ({MANIFEST} is missing: the path is wrong, or "
-                "the writer was stopped); make it with data_tools.make_shards"
+                "the writer was stopped); make it with helix data shard"
             )
         return cls.parse(file.read_bytes(), str(file))
 
@@ -108,7 +108,7 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise DataError(
                 f"{file}: format version {version}, but this helix reads version {FORMAT_VERSION}; "
-                "make the dataset again with data_tools.make_shards"
+                "make the dataset again with helix data shard"
             )
         told = fields.pop("fingerprint", None)  # not in datasets of before November 2026
         try:

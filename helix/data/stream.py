@@ -336,7 +336,7 @@ def build_loader(
 def open_dataset(config: DataConfig, tokenizer: Tokenizer, split: Split) -> Dataset:
     """Open the dataset of a run and check that it is of the run's tokenizer."""
     if not config.path:
-        raise DataError("data.path: not given; name the folder that data_tools.make_shards wrote")
+        raise DataError("data.path: not given; name the folder that helix data shard wrote")
     dataset = open_split(config, split)
     dataset.check_tokenizer(tokenizer)
     return dataset

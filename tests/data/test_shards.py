@@ -69,7 +69,7 @@ def test_verify_accepts_what_was_written(pristine):
 
 def test_a_folder_without_manifest_is_no_dataset(dataset_path):
     (dataset_path / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"data.path=.*no dataset there.*make_shards"):
+    with pytest.raises(DataError, match=r"data.path=.*no dataset there.*helix data shard"):
         Dataset.open(dataset_path)
 
 
