@@ -189,7 +189,9 @@ def hold_to_checkpoint(loader: Loader, run_dir: Path) -> tuple[str, list[list[in
     Raises:
         DataError: The look-up does not give the position that the run saved.
     """
-    files = sorted(run_dir.glob("checkpoints/step-*/state.json"), reverse=True)
+    given_up = incidents.given_up(run_dir)
+    found = sorted(run_dir.glob("checkpoints/step-*/state.json"), reverse=True)
+    files = [file for file in found if file.parent not in given_up]
     if not files:
         return "", []
     file = files[0]

@@ -7,6 +7,7 @@ dataset. The same documents give the same bytes.
 """
 
 import contextlib
+import importlib.metadata
 import itertools
 import shutil
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import sentencepiece
 
+import helix
 from data_tools.batches import show_documents
 from data_tools.documents import Document
 from data_tools.options import run_program
@@ -174,6 +177,11 @@ def make_shards(
             "validation_fraction": float(validation_fraction),
             "seed": seed,
             "shard_bytes": shard_bytes,
+        },
+        versions={
+            "helix": helix.__version__,
+            "sentencepiece": sentencepiece.__version__,
+            "webdataset": importlib.metadata.version("webdataset"),
         },
     )
     (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -6,9 +6,9 @@ A manifest may come from a stranger: a name in it must not lead out of the datas
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -64,6 +64,8 @@ class Manifest:
         id_dtype: numpy dtype of the ids in the shards, "<u2" or "<u4".
         splits: Split, then source name, to what it holds.
         creation: The parameters it was made with.
+        versions: Package to its version: what wrote it, for people. The same ids written by other
+            versions are the same data, so a run goes on with them.
     """
 
     tokenizer_fingerprint: str
@@ -72,15 +74,21 @@ class Manifest:
     splits: dict[str, dict[str, Source]]
     creation: dict[str, int | float | str]
     format_version: int = FORMAT_VERSION
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
-        """Hash everything that the manifest says, and so every byte of the dataset."""
-        return hashlib.sha256(format_json(asdict(self)).encode()).hexdigest()
+        """Hash what the manifest says of the data, and so every byte of them."""
+        return hash_fields(replace(self, versions={}).fields())
+
+    def fields(self) -> dict[str, Any]:
+        """Give all that the manifest says; versions are not in datasets of before November 2026."""
+        fields = asdict(self)
+        return fields if self.versions else {k: v for k, v in fields.items() if k != "versions"}
 
     def to_json(self) -> str:
-        """Write the manifest and its own hash; equal manifests are equal texts."""
-        return format_json(asdict(self) | {"fingerprint": self.fingerprint})
+        """Write the manifest and the hash of all that it says; equal ones are equal texts."""
+        return format_json(self.fields() | {"fingerprint": hash_fields(self.fields())})
 
     @classmethod
     def read(cls, path: Path) -> "Manifest":
@@ -113,7 +121,7 @@ class Manifest:
         told = fields.pop("fingerprint", None)  # not in datasets of before November 2026
         try:
             manifest = cls(**fields | {"splits": read_splits(fields["splits"])})
-            found = manifest.fingerprint
+            found = hash_fields(manifest.fields())
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file}: damaged ({error}); make the dataset again") from None
         if told not in (None, found):
@@ -129,6 +137,11 @@ class Manifest:
         for name, source in sorted(self.splits[split].items()):
             for number, shard in enumerate(source.shards):
                 yield name, number, shard
+
+
+def hash_fields(fields: dict[str, Any]) -> str:
+    """Hash fields as they are written."""
+    return hashlib.sha256(format_json(fields).encode()).hexdigest()
 
 
 def check_names(manifest: Manifest, file: str) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix.data import DataError, Dataset
+from helix.data.manifest import MANIFEST, Manifest
 from helix.data.shards import check_weights, document_order
 from helix.tokenizer import ByteTokenizer
 
@@ -205,3 +207,16 @@ def test_weights_for_an_unknown_source_suggest_the_near_one():
 def test_a_source_without_weight_is_refused():
     with pytest.raises(DataError, match="no weight for 'en'; give one, 0 leaves it out"):
         check_weights({"de": 1.0}, ["de", "en"])
+
+
+def test_the_same_data_written_by_another_version_are_the_same_data(dataset_path):
+    manifest = Manifest.read(dataset_path)
+    assert set(manifest.versions) == {"helix", "sentencepiece", "webdataset"}
+    for versions in ({**manifest.versions, "helix": "9.9"}, {}):
+        other = dataclasses.replace(manifest, versions=versions)
+        (dataset_path / MANIFEST).write_text(other.to_json())
+        assert Dataset.open(dataset_path).fingerprint == manifest.fingerprint
+    changed = manifest.to_json().replace(manifest.versions["helix"], "7")
+    (dataset_path / MANIFEST).write_text(changed)
+    with pytest.raises(DataError, match="changed since it was written"):
+        Dataset.open(dataset_path)
