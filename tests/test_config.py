@@ -45,6 +45,7 @@ def test_config_to_yaml_to_config_is_identity(tmp_path_factory, n_steps, rate, w
         (["training.n_stepz=3"], "training.n_stepz: no such setting; did you mean n_steps"),
         (["trainning.n_steps=3"], "trainning: no such setting; did you mean training"),
         (["training.n_steps=many"], "training.n_steps"),
+        (["data.weights={de:0.55,en:0.45}"], "YAML wants a space after each colon"),
         (["training.precision=fp8"], "training.precision"),
         (["training.n_steps=0"], "training.n_steps=0: give at least 1"),
         (["training.batch_rows=7", "training.micro_batch_rows=2"], "training.micro_batch_rows=2"),
