@@ -301,7 +301,8 @@ def _read_words(words: Mapping[str, str], base: Any) -> DictConfig:
                 value = yaml.safe_load(text)
             except yaml.YAMLError as error:
                 raise ConfigError(f"{path}={text}: not a value: {first_line(error)}") from error
-            if isinstance(value, dict) and any(":" in str(k) for k, v in value.items() if v is None):
+            names = [str(key) for key in value] if isinstance(value, dict) else []
+            if any(":" in name for name in names):
                 raise ConfigError(
                     f"{path}={text}: YAML wants a space after each colon, as in "
                     f"'{path}={{name: 0.5}}'"
