@@ -14,6 +14,7 @@ RAISED_BELOW = (
     ("helix.kernels.tuned", "TunedError"),
     ("helix.training.trainer", "TrainingError"),
     ("helix.training.checkpoint", "CheckpointError"),
+    ("slurm.queue", "SlurmError"),
 )
 
 
@@ -38,8 +39,17 @@ def run_train(arguments: Sequence[str]) -> int:
     from helix.config import load
     from helix.presets import PRESETS
     from helix.training.trainer import train
+    from slurm.environment import adopt
 
+    adopt(os.environ)
     return status_of(train(load(arguments, PRESETS)))
+
+
+def run_launch(arguments: Sequence[str]) -> int:
+    """Run on SLURM: nodes= gpus_per_node= -- run_dir= preset= ...; status | logs | cancel."""
+    from slurm.launch import main as launch
+
+    return launch(arguments)
 
 
 def run_generate(arguments: Sequence[str]) -> int:
@@ -117,6 +127,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": run_demo,
     "data": run_data,
     "train": run_train,
+    "launch": run_launch,
     "generate": run_generate,
     "plan": run_plan,
     "doctor": run_doctor,

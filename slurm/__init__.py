@@ -1,1 +1,1 @@
-"""Jobs on SLURM: the launcher, and the environment that it hands to each rank. Not built yet."""
+"""Jobs on SLURM: the launcher, and the environment that it hands to each rank."""

@@ -1,0 +1,40 @@
+"""Put a running job back into the queue: `python -m slurm.requeue JOB`, which is HELIX_REQUEUE.
+
+Not `scontrol requeue` alone: that one would wake a job which a person has just cancelled.
+"""
+
+import sys
+import time
+
+from slurm.queue import SlurmError, ask, report_of
+
+PAUSES_S = (0, 2, 5, 10, 20)  # a controller that restarts; helix waits a minute for this command
+
+
+def requeue(job_id: str) -> str:
+    """Requeue a job that runs; give an empty text, or why it was not requeued."""
+    problem = ""
+    for pause_s in PAUSES_S:
+        time.sleep(pause_s)
+        try:
+            state = report_of(job_id).state
+            if state != "RUNNING":
+                return f"job {job_id} is {state}: SLURM or a person decided already"
+            ask("scontrol", "requeue", job_id)
+            return ""
+        except SlurmError as error:
+            problem = str(error)
+            if "Unable to contact" not in problem and "no answer" not in problem:
+                break
+    return f"job {job_id} was not requeued: {problem}"
+
+
+def main(arguments: list[str]) -> int:
+    """Requeue the job named by the first argument; 0 if that was done."""
+    problem = requeue(arguments[0])
+    print(f"slurm: {problem or f'job {arguments[0]} is requeued'}", file=sys.stderr, flush=True)
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
