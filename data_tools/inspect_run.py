@@ -26,6 +26,8 @@ from helix.data.shards import check_weights
 from helix.data.stream import open_split
 from helix.presets import PRESETS
 from helix.tokenizer import Tokenizer, load_tokenizer
+from helix.training import incidents
+from helix.training.incidents import rows_passed_over
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +90,14 @@ class StepInspection:
 
     Attributes:
         held_to: The checkpoint whose position the look-up was held to; empty without one.
+        skipped: Why the step changed no weight; empty where it did.
         epochs: Source to the times it had been read after the step.
     """
 
     step: int
     world_size: int
     held_to: str
+    skipped: str
     epochs: dict[str, float]
     parts: list[Part]
 
@@ -126,8 +130,9 @@ def inspect_step(options: InspectOptions) -> StepInspection:
     if options.rank is not None and not 0 <= options.rank < world_size:
         raise ConfigError(f"rank={options.rank}: give 0 to {world_size - 1}")
     loader = open_loader(config)
-    held_to = hold_to_checkpoint(loader, Path(options.run_dir))
-    loader.go_to_row((options.step - 1) * n_rows)
+    held_to, jumps = hold_to_checkpoint(loader, Path(options.run_dir))
+    before = options.step - 1
+    loader.go_to_row(before * n_rows + rows_passed_over(jumps, before))
     rows = trace_rows(loader, n_rows)
     tokenizer = load_tokenizer(config.tokenizer) if options.text else None
     if tokenizer is not None:
@@ -143,6 +148,7 @@ def inspect_step(options: InspectOptions) -> StepInspection:
         step=options.step,
         world_size=world_size,
         held_to=held_to,
+        skipped=read_incident(options.run_dir, options.step),
         epochs=loader.epochs(),
         parts=parts,
     )
@@ -162,24 +168,46 @@ def open_loader(config: RunConfig) -> Loader:
     )
 
 
-def hold_to_checkpoint(loader: Loader, run_dir: Path) -> str:
-    """Refuse data, or a batch, other than the newest checkpoint's; give its name, or nothing.
+def read_incident(run_dir: str, step: int) -> str:
+    """Tell why the run skipped a step the last time it took it; empty where it did not."""
+    entries = [e for e in incidents.read(run_dir) if isinstance(e.get("step"), int)]
+    why = ""
+    for entry in entries:
+        if entry.get("kind") == incidents.ROLLBACK:
+            why = why if entry.get("to_step", 0) >= step else ""  # it was, or will be, taken again
+        elif entry["step"] == step:
+            why = str(entry.get("kind"))
+    return why
+
+
+def hold_to_checkpoint(loader: Loader, run_dir: Path) -> tuple[str, list[list[int]]]:
+    """Refuse data, or a batch, other than the newest checkpoint's.
+
+    Returns:
+        Its name, or nothing; and the guard's jumps over data, a pending rollback's among them.
 
     Raises:
         DataError: The look-up does not give the position that the run saved.
     """
-    files = sorted(run_dir.glob("checkpoints/step-*/state.json"), reverse=True)
+    given_up = incidents.given_up(run_dir)
+    found = sorted(run_dir.glob("checkpoints/step-*/state.json"), reverse=True)
+    files = [file for file in found if file.parent not in given_up]
     if not files:
-        return ""
+        return "", []
     file = files[0]
     try:
         state = json.loads(file.read_bytes())
         step, saved = int(state["step"]), state["loader"]
         loader.load_state_dict(saved)
         n_rows = saved["n_rows_drawn"]
+        guard = state.get("guard", {})
+        jumps = [list(jump) for jump in guard.get("jumps", [])]
+        n_expected = step * loader.batch_rows + rows_passed_over(jumps, step)
+        known = int(guard.get("n_rollbacks", 0))
+        pending = incidents.pending_rollback(run_dir, step=step, n_rollbacks=known)
     except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError) as error:
         raise DataError(f"{file}: damaged ({error}); move that checkpoint away") from None
-    if n_rows != step * loader.batch_rows:
+    if n_rows != n_expected:
         raise DataError(
             f"{file}: {n_rows:,} rows were read in {step:,} steps, which is not "
             f"training.batch_rows={loader.batch_rows} a step: the batch changed on the way, and "
@@ -191,7 +219,9 @@ def hold_to_checkpoint(loader: Loader, run_dir: Path) -> str:
             f"{file}: the run saved another position than this helix looks up; use the version "
             "of helix that trained it"
         )
-    return file.parent.name
+    if pending is not None:
+        jumps.append([step, pending.loader["n_rows_drawn"] - n_rows])
+    return file.parent.name, jumps
 
 
 def read_world_size(run_dir: Path, config: RunConfig) -> int:
@@ -248,6 +278,8 @@ def print_step(found: StepInspection, options: InspectOptions) -> None:
         )
     held = found.held_to or "no checkpoint, since there is none"
     console.print(f"held to {held}", soft_wrap=True)
+    if found.skipped:
+        console.print(f"the step changed no weight: {found.skipped}", soft_wrap=True)
 
 
 if __name__ == "__main__":

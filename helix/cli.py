@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 USER_ERROR = 2
+RETRY = 75  # EX_TEMPFAIL of sysexits.h: a lost rank, or a hang; the same command may succeed
 INTERRUPTED = 130
 SIGNALLED = 128  # a shell's own convention: 128 + the number of the signal
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RAISED_BELOW = (
     ("helix.kernels.tuned", "TunedError"),
-    ("helix.training.trainer", "TrainingError"),
+    ("helix.training.rollback", "TrainingError"),
+    ("helix.training.peers", "PeerFailedError"),
     ("helix.training.checkpoint", "CheckpointError"),
     ("slurm.queue", "SlurmError"),
 )
@@ -95,8 +97,24 @@ def run_sync(arguments: Sequence[str]) -> int:
     return 0
 
 
+def run_export(arguments: Sequence[str]) -> int:
+    """Give weights away: consolidated run_dir= out= [step= dtype=]; or list run_dir= [json=]."""
+    from helix.config import ConfigError, load_options, suggestion
+    from helix.export import ConsolidatedConfig, ListConfig, export_consolidated, print_list
+
+    verb, *words = arguments or [""]
+    if verb == "consolidated":
+        export_consolidated(load_options(ConsolidatedConfig, words))
+    elif verb == "list":
+        print_list(load_options(ListConfig, words))
+    else:
+        hint = suggestion(verb, ["consolidated", "list"])
+        raise ConfigError(f"export {verb}: no such verb{hint}")
+    return 0
+
+
 def run_doctor(arguments: Sequence[str]) -> int:
-    """Say what is installed and which kernels run here: [json=true]; or tune them: tune out=..."""
+    """Say what is installed and which kernels run here: [json=true]; tune out=; preflight ..."""
     from helix.config import ConfigError, load_options, suggestion
 
     if not arguments or "=" in arguments[0]:
@@ -105,10 +123,23 @@ def run_doctor(arguments: Sequence[str]) -> int:
         print_findings(load_options(DoctorConfig, arguments))
         return 0
     verb, *words = arguments
+    if verb == "preflight":
+        return run_preflight(words)
     if verb != "tune":
-        raise ConfigError(f"doctor {verb}: no such verb{suggestion(verb, ['tune'])}")
+        raise ConfigError(f"doctor {verb}: no such verb{suggestion(verb, ['tune', 'preflight'])}")
     tune_kernels(words)
     return 0
+
+
+def run_preflight(words: Sequence[str]) -> int:
+    """Check a run on its own nodes before it is trained: the words of train [hashes= json=]."""
+    from helix.config import split_words
+    from helix.preflight import PreflightConfig, preflight
+    from slurm.environment import adopt
+
+    adopt(os.environ)
+    options, rest = split_words(words, PreflightConfig)
+    return preflight(rest, options)
 
 
 def tune_kernels(words: Sequence[str]) -> None:
@@ -132,6 +163,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": run_plan,
     "doctor": run_doctor,
     "sync": run_sync,
+    "export": run_export,
     "evaluate": run_evaluate,
 }
 
@@ -142,7 +174,9 @@ def status_of(signal_number: int) -> int:
         return 0
     if os.environ.get("RANK", "0") == "0":
         name = signal.Signals(signal_number).name
-        print(f"helix: stopped by {name} and saved; the same command goes on", file=sys.stderr)
+        is_time_up = signal_number == signal.SIGALRM  # as helix.training.stops has it
+        why = "the deadline" if is_time_up else name
+        print(f"helix: stopped by {why} and saved; the same command goes on", file=sys.stderr)
     return SIGNALLED + signal_number
 
 
@@ -181,10 +215,16 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
         return USER_ERROR
     except Exception as error:
-        if not is_users_to_mend(error):
-            raise
-        print(f"helix: {explain(error)}", file=sys.stderr)
-        return USER_ERROR
+        return status_of_error(error)
+
+
+def status_of_error(error: Exception) -> int:
+    """Tell an error in one line and give its exit status; a bug of ours is raised as it is."""
+    is_retried = is_lost_peer(error)
+    if not is_retried and not is_users_to_mend(error):
+        raise error
+    print(f"helix: {explain(error)}", file=sys.stderr)
+    return RETRY if is_retried else USER_ERROR
 
 
 def is_users_to_mend(error: Exception) -> bool:
@@ -198,6 +238,15 @@ def is_users_to_mend(error: Exception) -> bool:
         if module in sys.modules:  # what was never imported raised nothing
             kinds += (getattr(sys.modules[module], name),)
     return isinstance(error, kinds)
+
+
+def is_lost_peer(error: Exception) -> bool:
+    """Tell the loss of another rank from all that is wrong here."""
+    if "helix.training.peers" not in sys.modules:
+        return False
+    from helix.training.peers import LostPeerError, is_lost_peer
+
+    return isinstance(error, LostPeerError) or is_lost_peer(error)
 
 
 def explain(error: Exception) -> str:
@@ -218,5 +267,5 @@ def console() -> int:
         status = main(sys.argv[1:])
     finally:
         if "helix.distributed" in sys.modules:  # what was never imported joined no ranks
-            sys.modules["helix.distributed"].leave(together=status != USER_ERROR)
+            sys.modules["helix.distributed"].leave(together=status not in (USER_ERROR, RETRY))
     return status

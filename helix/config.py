@@ -44,6 +44,15 @@ class TrainingConfig:
         validate_every_steps: 0 validates before the first and after the last step only.
         checkpoint_every_steps: 0 saves after the last step only.
         keep_checkpoints: How many of the newest checkpoints stay on disk.
+        keep_every_steps: Checkpoints of each so many-th step stay for ever; 0 keeps none for that.
+        keep_best: How many of those with the fewest bits per byte stay; a checkpoint has a score
+            where its very step was validated.
+        async_checkpoints: Write them beside the training, from a copy in host memory of 12 bytes a
+            parameter, over the number of ranks.
+        warm_start: Run folder, or a checkpoint in it, whose weights the run begins with; moments,
+            schedule and data are its own.
+        allow_rewarm: Let a warm start's learning rate rise to more than twice the rate that the
+            weights were last trained with.
     """
 
     n_steps: int = 1000
@@ -56,22 +65,43 @@ class TrainingConfig:
     validation_rows: int = 16
     checkpoint_every_steps: int = 0
     keep_checkpoints: int = 2
+    keep_every_steps: int = 0
+    keep_best: int = 0
+    async_checkpoints: bool = True
+    warm_start: str = ""
+    allow_rewarm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "batch_rows", "micro_batch_rows", "validation_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"training.{name}={getattr(self, name)}: give at least 1")
-        for name in ("validate_every_steps", "checkpoint_every_steps", "clip_norm"):
+        for name in (
+            *("validate_every_steps", "checkpoint_every_steps", "clip_norm"),
+            *("keep_every_steps", "keep_best"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"training.{name}={getattr(self, name)}: give 0 or more")
         if self.keep_checkpoints < 1:
             raise ValueError(f"training.keep_checkpoints={self.keep_checkpoints}: give at least 1")
+        self._check_keeping()
         if self.precision not in get_args(Precision):
             raise ValueError(f"training.precision={self.precision!r}: give fp32 or bf16")
         if self.batch_rows % self.micro_batch_rows:
             raise ValueError(
                 f"training.batch_rows={self.batch_rows}: must be a multiple of "
                 f"training.micro_batch_rows={self.micro_batch_rows}"
+            )
+
+    def _check_keeping(self) -> None:
+        if self.keep_every_steps and not self.checkpoint_every_steps:
+            raise ValueError(
+                f"training.keep_every_steps={self.keep_every_steps}: has no effect without "
+                "training.checkpoint_every_steps"
+            )
+        if self.keep_best and not (self.validate_every_steps and self.checkpoint_every_steps):
+            raise ValueError(
+                f"training.keep_best={self.keep_best}: has no effect without "
+                "training.validate_every_steps and training.checkpoint_every_steps"
             )
 
     def n_accumulations(self, world_size: int) -> int:
@@ -104,6 +134,93 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    """When a step is skipped, when a run goes back, and how it stops in time.
+
+    Attributes:
+        loss_score: Robust z-score of the loss above which a step is skipped; 0 skips only what is
+            not finite.
+        gradient_score: The same of the gradient's norm, whose healthy values scatter more widely.
+        window_steps: Good steps that the scores compare with.
+        least_steps: Good steps before which nothing finite is skipped.
+        rollback_incidents: So many skipped steps within `within_steps` lead back to the last
+            checkpoint before them, and past their data.
+        max_rollbacks: Going back more often without getting on stops the run.
+        first_save_s: What a save is taken to last before one was measured, in front of a deadline.
+        requeue_wait_s: How long ranks wait to be ended after they were put back into the queue.
+    """
+
+    loss_score: float = 10.0
+    gradient_score: float = 30.0
+    window_steps: int = 128
+    least_steps: int = 64
+    rollback_incidents: int = 5
+    within_steps: int = 50
+    max_rollbacks: int = 3
+    first_save_s: float = 30.0
+    requeue_wait_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("window_steps", "least_steps", "rollback_incidents", "within_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"guard.{name}={getattr(self, name)}: give at least 1")
+        for name in (
+            *("loss_score", "gradient_score", "max_rollbacks"),
+            *("first_save_s", "requeue_wait_s"),
+        ):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"guard.{name}={getattr(self, name)}: give 0 or more")
+        for smaller, larger in (
+            ("least_steps", "window_steps"),
+            ("rollback_incidents", "within_steps"),
+        ):
+            if getattr(self, smaller) > getattr(self, larger):
+                raise ValueError(
+                    f"guard.{smaller}={getattr(self, smaller)}: give at most "
+                    f"guard.{larger}={getattr(self, larger)}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchdogConfig:
+    """How long a phase of a step may last without progress, and which rank counts as slow.
+
+    A phase that lasts longer ends the run with status 75, after the stacks of all ranks were
+    written; 0 waits for ever. Collectives themselves give up after 10 minutes (DEEPSPEED_TIMEOUT):
+    a longer limit than that leaves the stacks unwritten.
+
+    Attributes:
+        step_s: Of the optimizer step, with the sums over ranks around it.
+        validate_s: Of one batch of validation.
+        compare_every_steps: Ranks compare their own time so often; 0 never does.
+        slow_ratio: A rank that takes so many times the median's time is slow.
+        slow_comparisons: It is named after so many comparisons in a row.
+    """
+
+    data_s: float = 480.0
+    forward_s: float = 480.0
+    backward_s: float = 480.0
+    step_s: float = 480.0
+    save_s: float = 1800.0
+    validate_s: float = 480.0
+    compare_every_steps: int = 20
+    slow_ratio: float = 1.3
+    slow_comparisons: int = 3
+
+    def __post_init__(self) -> None:
+        for name in (
+            *("data_s", "forward_s", "backward_s", "step_s", "save_s", "validate_s"),
+            "compare_every_steps",
+        ):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"watchdog.{name}={getattr(self, name)}: give 0 or more")
+        if not self.slow_ratio > 1:
+            raise ValueError(f"watchdog.slow_ratio={self.slow_ratio}: give more than 1")
+        if self.slow_comparisons < 1:
+            raise ValueError(f"watchdog.slow_comparisons={self.slow_comparisons}: give at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that defines a run.
 
@@ -123,6 +240,8 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
 
     def __post_init__(self) -> None:
         if self.data.n_context < 1:
@@ -141,6 +260,8 @@ MAY_CHANGE = (
     "data.n_workers",
     "tokenizer.path",  # likewise, by the dataset's manifest
     "metrics",
+    "guard",
+    "watchdog",
     "model.recompute",
     "model.recompute_every",
     "model.recompute_kinds",
@@ -156,6 +277,11 @@ MAY_CHANGE = (
     "training.validation_rows",
     "training.checkpoint_every_steps",
     "training.keep_checkpoints",
+    "training.keep_every_steps",
+    "training.keep_best",
+    "training.async_checkpoints",
+    "training.warm_start",
+    "training.allow_rewarm",
 )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 import random
 
@@ -68,6 +69,16 @@ def max_over_ranks(value: int) -> int:
     largest = torch.tensor(value, dtype=torch.int64)
     dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=host_group())
     return int(largest)
+
+
+def greatest_over_ranks(value: float) -> float:
+    """Give the largest of one number a rank; infinity where any is not a number."""
+    value = math.inf if math.isnan(value) else value
+    if world_size() == 1:
+        return value
+    largest = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=host_group())
+    return float(largest)
 
 
 def from_main(text: str) -> str:

@@ -147,9 +147,9 @@ def test_loaded_weights_are_those_of_the_newest_checkpoint(loaded, trained_run):
 
     path = checkpoint.newest(trained_run.run_dir)
     assert path.name == "step-00000020"
-    files = checkpoint._by_name(path, "weights")
+    reader = checkpoint.TensorReader(path)
     for name, parameter in loaded.model.named_parameters():
-        assert torch.equal(parameter, checkpoint._read(files, name))
+        assert torch.equal(parameter, reader.read(name, parameter.shape))
 
 
 def test_folder_without_a_run_is_refused(tmp_path):

@@ -21,7 +21,15 @@ FLOORS = [
     ["helix.config"],
     ["helix.presets"],
     ["helix.training"],
-    ["helix.generate", "helix.plan", "helix.doctor", "helix.sync", "helix.tune"],
+    [
+        "helix.generate",
+        "helix.plan",
+        "helix.doctor",
+        "helix.export",
+        "helix.sync",
+        "helix.tune",
+        "helix.preflight",
+    ],
     ["data_tools", "evals", "slurm"],
     ["helix.demo", "helix.cli", "helix.__main__"],
 ]

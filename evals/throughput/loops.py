@@ -3,10 +3,12 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from helix import distributed
 from helix.batch import Batch
 from helix.config import RunConfig
 from helix.data import Loader, ReadAhead
@@ -16,6 +18,7 @@ from helix.training.engine import Engine, join_ranks
 from helix.training.metrics import Metrics
 from helix.training.optimizer import OptimizerConfig
 from helix.training.trainer import Trainer
+from helix.training.watchdog import Watchdog
 
 TimedModel = Callable[[Batch, int], Tensor]  # a batch and the step's targets to its share of a mean
 
@@ -81,6 +84,9 @@ def trainer_of(run: RunConfig, model: LanguageModel, loader: Loader) -> Iterator
         metrics=Metrics(run, is_main=False, attempt=0),
         progress=Progress(),
         bytes_of_token=torch.ones(run.model.n_vocab, dtype=torch.int64),
+        watchdog=Watchdog(
+            run.watchdog, Path(), rank=distributed.rank(), world_size=distributed.world_size()
+        ),
     )
     try:
         yield trainer

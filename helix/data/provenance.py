@@ -1,9 +1,12 @@
 """Provenance: which documents a step of a run was made of, by look-up."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from helix.data.names import document_id
 from helix.data.packing import Segment, pack_row
+from helix.data.shards import DataError
 from helix.data.stream import Loader, Mixture
 
 
@@ -61,6 +64,26 @@ def trace_rows(loader: Loader, n_rows: int) -> list[list[Piece]]:
     loader.carry = carry
     loader.n_rows_drawn += n_rows
     return rows
+
+
+def name_documents(loader: Loader, row: int, *, n_named: int) -> list[list[str | int]]:
+    """Tell source, number and id of each document in the global batch that begins at a row.
+
+    Lengths and names are looked up and no token is read; the loader stays where it is.
+
+    Args:
+        n_named: So many are given their id; one that cannot be looked up has none.
+    """
+    rows = loader.provenance(row // loader.batch_rows)
+    found = dict.fromkeys((s.source, s.document) for segments in rows for s in segments)
+    named: list[list[str | int]] = []
+    for source, document in found:
+        entry: list[str | int] = [source, document]
+        if len(named) < n_named:
+            with contextlib.suppress(DataError, OSError):
+                entry.append(document_id(loader.dataset, source, document))
+        named.append(entry)
+    return named
 
 
 def describe(segment: Segment, epoch: int) -> Piece:

@@ -6,6 +6,7 @@ on the buffers, with one wait: for the norm, which decides whether the step is t
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,14 @@ import torch
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
 
-def shorten_steps(optimizer: Any) -> None:
-    """Let a BF16_Optimizer use the functions below."""
+def shorten_steps(optimizer: Any, allows: Callable[[float], bool] = math.isfinite) -> None:
+    """Let a BF16_Optimizer use the functions below.
+
+    Args:
+        allows: Told the norm of the gradient, says whether the step is taken.
+    """
     optimizer.update_hp_grads = partial(move_gradients, optimizer)
-    optimizer.step = partial(take_step, optimizer)
+    optimizer.step = partial(take_step, optimizer, allows)
     optimizer.zero_grad = partial(drop_gradients, optimizer)
 
 
@@ -44,14 +49,14 @@ def move_gradients(optimizer: Any, **_: Any) -> None:
 
 
 @torch.no_grad()
-def take_step(optimizer: Any) -> None:
+def take_step(optimizer: Any, allows: Callable[[float], bool]) -> None:
     """Clip the sums, step on this rank's partition, and send the weights to all ranks.
 
-    The sums are those over all ranks already. Where their norm is not finite the weights stay.
+    The sums are those over all ranks already. Where their norm is not allowed the weights stay.
     """
     sums = optimizer.fp32_groups_actual_gradients_flat  # without the padding of partitions
     norm = float(torch.stack([total.norm() for total in sums]).norm())
-    optimizer.overflow = not math.isfinite(norm)
+    optimizer.overflow = not allows(norm)
     optimizer._global_grad_norm = math.inf if optimizer.overflow else norm
     if not optimizer.overflow:
         ratio = optimizer.clip_grad / (norm + CLIP_EPS)

@@ -8,11 +8,12 @@ import contextlib
 import importlib.resources
 import json
 import logging
+import math
 import os
 import socket
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from helix.batch import Batch
 from helix.config import ConfigError, RunConfig, suggestion, write_whole
 from helix.distributed import local_device
 from helix.models.base import LanguageModel, Output
-from helix.training.bf16 import shorten_steps
 from helix.training.optimizer import build_optimizer, is_time_scale
+from helix.training.pace import ForwardTimer
+from helix.training.veto import Accept, Veto, accept_finite, drop_plain_step
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
 
@@ -61,6 +63,14 @@ OF_THE_FILE = (
 )
 
 
+# Told which phase of a step begins: "forward", "backward".
+Enter = Callable[[str], None]
+
+
+def ignore_phase(phase: str) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParameterState:
     """One parameter whole, whatever the sharding: fp32 weight and both moments, on the CPU.
@@ -69,8 +79,8 @@ class ParameterState:
     """
 
     weight: Tensor
-    exp_avg: Tensor | None
-    exp_avg_sq: Tensor | None
+    exp_avg: Tensor | None = None
+    exp_avg_sq: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +212,11 @@ def time_scales(model: LanguageModel) -> list[Tensor]:
     return [parameter for name, parameter in model.named_parameters() if is_time_scale(name)]
 
 
+def is_not_of_dropped_step(record: logging.LogRecord) -> bool:
+    """Tell DeepSpeed's word of a dropped step, which we tell with its reason, from all others."""
+    return "Skipping step" not in record.getMessage()
+
+
 @contextlib.contextmanager
 def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
     """Let DeepSpeed cast all parameters but some; its setting for that covers buffers alone.
@@ -234,6 +249,7 @@ class Engine:
 
         warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        logging.getLogger("DeepSpeed").addFilter(is_not_of_dropped_step)
         self.settings = compose_ds_config(config, dist.get_world_size())
         self.stage: int = self.settings.get("zero_optimization", {}).get("stage", 0)
         self.n_accumulations: int = self.settings["gradient_accumulation_steps"]
@@ -252,8 +268,9 @@ class Engine:
                 dist_init_required=False,
             )
         self.engine: Any = engine  # its own types know no one class of its optimizer
-        if hasattr(engine.optimizer, "update_hp_grads"):
-            shorten_steps(engine.optimizer)
+        self.veto = Veto(engine.optimizer, stage=self.stage)
+        self.enter: Enter = ignore_phase
+        self.forward_timer = ForwardTimer(self.device)
         self.parameters = dict(self.engine.module.named_parameters())
 
     @property
@@ -287,7 +304,11 @@ class Engine:
         Returns:
             The sum of losses in nats over this micro-batch, detached.
         """
+        self.enter("forward")
+        self.forward_timer.start()
         output: Output = self.engine(batch)
+        self.forward_timer.stop()
+        self.enter("backward")
         # DeepSpeed averages over ranks and accumulation; both are undone, so that the gradient
         # is that of the mean over all targets of the step and never a mean of means.
         scale = self.world_size * self.n_accumulations / n_targets
@@ -296,17 +317,24 @@ class Engine:
             self.engine.step()  # only counts the micro-batch
         return output.loss.detach()
 
-    def apply(self, learning_rate: float) -> Applied:
-        """Take the optimizer step over the micro-batches accumulated."""
+    def apply(self, learning_rate: float, accept: Accept = accept_finite) -> Applied:
+        """Take the optimizer step over the micro-batches accumulated, or drop their gradients.
+
+        Args:
+            accept: Told the norm of the gradient before a weight changes, says whether the step is
+                taken; it must say the same on all ranks. One that is dropped leaves weights,
+                moments and AdamW's count as they are. Not asked where DeepSpeed sees before the
+                norm that a gradient is not finite, and drops the step.
+        """
         for group in self.engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._plain_gradient_norm() if self.stage == 0 else None
-        self.engine.step()
-        if norm is None:
-            norm = self.engine.get_global_grad_norm()
+        self.veto.accept, self.veto.norm = accept, math.inf
+        if self.stage == 0 and not self.veto.allows(self._plain_gradient_norm()):
+            drop_plain_step(self.engine)
+        else:
+            self.engine.step()
         return Applied(
-            gradient_norm=float("nan") if norm is None else float(norm),
-            is_applied=self.engine.was_step_applied(),
+            gradient_norm=self.veto.norm, is_applied=bool(self.engine.was_step_applied())
         )
 
     @torch.no_grad()
@@ -316,20 +344,6 @@ class Engine:
         output = self.engine(batch)
         self.engine.train()
         return output
-
-    def read_parameters(self) -> Iterator[tuple[str, ParameterState]]:
-        """Gather each parameter whole on every rank, one at a time; a collective call."""
-        if self.n_updates:
-            self._link_moments()
-        for name, parameter in self.parameters.items():
-            yield (
-                name,
-                ParameterState(
-                    weight=self._read_weight(parameter),
-                    exp_avg=self._read_moment(parameter, "exp_avg"),
-                    exp_avg_sq=self._read_moment(parameter, "exp_avg_sq"),
-                ),
-            )
 
     def write_parameter(self, name: str, state: ParameterState) -> None:
         """Set one parameter and its moments on every rank; a collective call.
@@ -367,7 +381,7 @@ class Engine:
                 "step": torch.tensor(float(n_updates), device=weights.device),
                 **{key: torch.zeros_like(weights) for key in MOMENTS},
             }
-        self._link_moments()
+        self.link_moments()
 
     @property
     def n_updates(self) -> int:
@@ -377,9 +391,17 @@ class Engine:
         assert len(steps) <= 1, f"AdamW counts differ between partitions: {steps}"
         return steps.pop() if steps else 0
 
-    def _link_moments(self) -> None:
-        # DeepSpeed links moments to parameters once, after the step of the first of several groups,
-        # when those of the later groups are not there yet; so they are linked again.
+    def forget_moments(self) -> None:
+        """Drop AdamW's state, as before its first step; then a used engine can be written to."""
+        inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
+        inner.state.clear()
+        if hasattr(self.engine.optimizer, "_hp_optimizer_states_linked"):
+            self.engine.optimizer._hp_optimizer_states_linked = False
+
+    def link_moments(self) -> None:
+        """Let DeepSpeed's mapping of fragments know the moments; stages 1 and 2 have one."""
+        # DeepSpeed does it once, after the step of the first of several groups, when those of the
+        # later groups are not there yet; so they are linked again.
         if hasattr(self.engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -389,24 +411,6 @@ class Engine:
             if hasattr(self.engine.optimizer, name):
                 return list(getattr(self.engine.optimizer, name))
         raise AssertionError(f"deepspeed's layout changed: none of {PARTITIONS}")
-
-    def _read_weight(self, parameter: Tensor) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        whole = parameter.data if self.stage == 0 else safe_get_full_fp32_param(parameter)
-        assert whole is not None, "deepspeed holds no fp32 weight of a parameter that is trained"
-        return whole.detach().float().cpu().clone()
-
-    def _read_moment(self, parameter: Tensor, key: str) -> Tensor | None:
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        if self.n_updates == 0:
-            return None
-        if self.stage == 0:
-            return self.engine.optimizer.state[parameter][key].detach().cpu().clone()
-        moment = safe_get_full_optimizer_state(parameter, key)
-        assert moment is not None, f"deepspeed holds no {key} of a parameter that is trained"
-        return moment.detach().float().cpu().clone()
 
     def _plain_gradient_norm(self) -> float:
         # At stage 0 DeepSpeed clips but does not tell the norm. Gradients are averaged already.

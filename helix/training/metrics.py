@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from helix.config import RunConfig
-from helix.training.tracking import WandbRun
+from helix.training.tracking import WandbRun, key_of
 
 Record = dict[str, float]
 PLAIN_LINES = 20  # lines of progress that a whole run prints where there is no terminal
@@ -40,14 +40,13 @@ def read_records(run_dir: str | Path) -> list[Record]:
     """
     if not metrics_path(run_dir).exists():
         return []
-    by_step: dict[tuple[float, bool], Record] = {}
+    by_step: dict[tuple[float, ...], Record] = {}
     for line in metrics_path(run_dir).read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
             continue
-        is_validation = any(name.startswith("validation/") for name in record)
-        by_step[record["step"], is_validation] = record
+        by_step[key_of(record)] = record
     return [by_step[key] for key in sorted(by_step)]
 
 
@@ -133,6 +132,11 @@ def _note(record: Record) -> str:
             f"{record['train/loss_nats_per_token']:.3f} nats/token, "
             f"{record['train/bits_per_byte']:.2f} bits/byte, "
             f"{record['speed/tokens_per_s']:,.0f} tokens/s"
+        )
+    if "checkpoint/write_s" in record:
+        return (
+            f"saved {record['checkpoint/gib']:.2f} GiB in {record['checkpoint/write_s']:.1f} s; "
+            f"training stood still for {record['checkpoint/stall_ms']:.0f} ms"
         )
     named = {k: v for k, v in record.items() if k.endswith("bits_per_byte")}
     return "held-out bits/byte: " + ", ".join(

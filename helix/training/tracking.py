@@ -130,9 +130,10 @@ class WandbRun:
         self.run.finish()
 
 
-def key_of(line: Line) -> tuple[float, bool]:
-    """Name the place of a line in a history: its step, training before validation."""
-    return line["step"], any(name.startswith("validation/") for name in line)
+def key_of(line: Line) -> tuple[float, ...]:
+    """Name the place of a line in a history: its step, and training, validation, checkpoint."""
+    kinds = ("checkpoint/", "validation/")
+    return line["step"], *(any(name.startswith(kind) for name in line) for kind in kinds)
 
 
 def loss_of(line: Line) -> float | None:

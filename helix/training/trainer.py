@@ -5,7 +5,7 @@ import math
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,23 +16,29 @@ from helix import distributed
 from helix.batch import IGNORED, Batch
 from helix.config import ConfigError, RunConfig
 from helix.data import ReadAhead, ValidationSource, build_loader, build_validation
+from helix.data.provenance import name_documents
 from helix.models import build_model
+from helix.models.base import Output
 from helix.tokenizer import Tokenizer, load_tokenizer
-from helix.training import checkpoint
-from helix.training.checkpoint import Progress
+from helix.training import incidents
+from helix.training.checkpoint import Cost, Progress, Retention, Saver
 from helix.training.engine import Applied, Engine, join_ranks
 from helix.training.flops import peak_tflops, training_flops_per_token
-from helix.training.guard import StopSignals
+from helix.training.guard import Guard, Incident
 from helix.training.metrics import Metrics, Record, read_records
+from helix.training.pace import Pace
+from helix.training.peers import explain_lost_peer, is_lost_peer, meeting_place, tell_failure
+from helix.training.requeue import requeue_after_stop
+from helix.training.rollback import resume, roll_back
 from helix.training.schedule import rate_ratio
+from helix.training.stops import Stops
 from helix.training.validation import score_sources
+from helix.training.warm_start import begin_from, find_origin
 from helix.training.warmup import warm_up
+from helix.training.watchdog import Watchdog
 
 VOCABULARY_MULTIPLE = 128  # an embedding may be padded up to this: kernels want round widths
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says what to do."""
+NAMED_DOCUMENTS = 64  # of a step that is skipped; incidents.jsonl numbers the others
 
 
 @dataclass(kw_only=True)
@@ -48,6 +54,25 @@ class Trainer:
     bytes_of_token: (
         Tensor  # UTF-8 bytes that each id stands for, on the CPU like the loader's batches
     )
+    watchdog: Watchdog
+    saver: Saver = field(init=False)
+    guard: Guard = field(init=False)
+    pace: Pace = field(init=False)
+    stops: Stops = field(init=False)
+    validated: tuple[int, float] = (-1, math.nan)  # the last such step, mean bits per byte
+
+    def __post_init__(self) -> None:
+        training = self.config.training
+        self.guard = Guard(self.config.guard, self.progress.guard)
+        self.pace = Pace(self.config.watchdog)
+        self.stops = Stops(first_save_s=self.config.guard.first_save_s)
+        self.engine.enter = self.watchdog.enter
+        kept = Retention(
+            last=training.keep_checkpoints,
+            every_steps=training.keep_every_steps,
+            best=training.keep_best,
+        )
+        self.saver = Saver(self.config.run_dir, kept, is_asynchronous=training.async_checkpoints)
 
     @classmethod
     def build(cls, config: RunConfig) -> "Trainer":
@@ -67,6 +92,7 @@ class Trainer:
         refuse_other_vocabulary(config.model.n_vocab, tokenizer)
         training = config.training
         training.n_accumulations(world_size)
+        origin = find_origin(config)
         loader = ReadAhead(
             build_loader(
                 config.data,
@@ -86,7 +112,9 @@ class Trainer:
         )
         model = build_model(config.model, seed=config.seed, device="cpu")
         engine = Engine(model, config)
-        progress = restore(engine, loader, config)
+        progress = resume(config.run_dir, engine, loader)
+        if origin is not None and progress.step == 0:
+            begin_from(origin, engine, config)
         attempt = next_attempt(config.run_dir)
         if distributed.is_main():
             configs.save(config, configs.saved_path(config.run_dir))
@@ -101,24 +129,47 @@ class Trainer:
             engine=engine,
             metrics=metrics,
             progress=progress,
+            watchdog=Watchdog(
+                config.watchdog,
+                meeting_place(config.run_dir, attempt),
+                rank=rank,
+                world_size=world_size,
+            ),
             bytes_of_token=torch.tensor(n_bytes),
         )
 
     def fit(self) -> int:
         """Train to the last step; give 0, or the number of the signal that stopped the run."""
+        with self.stops:
+            with self.watchdog, self.metrics, self.loader, self.saver:
+                stop = self.take_steps()
+            stop = stop if self.progress.step < self.config.training.n_steps else 0
+            if stop:
+                requeue_after_stop(wait_s=self.config.guard.requeue_wait_s)
+        return stop
+
+    def take_steps(self) -> int:
+        """Take steps to the last one or to a stop; give the signal, or 0. All is saved then."""
         training = self.config.training
-        with StopSignals() as signals, self.metrics, self.loader:
-            if self.progress.step == 0:
+        if training.checkpoint_every_steps:
+            self.saver.reserve(self.engine)
+        if self.progress.step == 0:
+            self.validate()
+        stop = 0
+        while self.progress.step < training.n_steps and not stop:
+            self.metrics.write(*self.take_step())
+            if self.guard.is_rollback_due:
+                self.roll_back()
+                continue
+            if self.is_due(training.validate_every_steps):
                 self.validate()
-            stop = 0
-            while self.progress.step < training.n_steps and not stop:
-                self.metrics.write(*self.take_step())
-                if self.is_due(training.validate_every_steps):
-                    self.validate()
-                stop = signals.agreed()
-                if stop or self.is_due(training.checkpoint_every_steps):
-                    self.save()
-        return stop if self.progress.step < training.n_steps else 0
+            stop = self.stops.agreed()
+            self.note_saved(self.saver.poll())
+            if stop or self.is_due(training.checkpoint_every_steps):
+                self.save()
+        self.watchdog.enter("save")
+        self.note_saved(self.saver.finish())
+        return stop
 
     def is_due(self, every_steps: int) -> bool:
         """Tell whether something that happens every so many steps, and at the end, happens now."""
@@ -126,18 +177,21 @@ class Trainer:
         return step == self.config.training.n_steps or (every_steps > 0 and step % every_steps == 0)
 
     def take_step(self) -> tuple[int, int, Record]:
-        """Take one optimizer step; give the steps and tokens so far and the step's figures.
+        """Take one optimizer step, or skip it as the guard says.
 
-        Raises:
-            TrainingError: The loss or the gradient is not finite. Nothing was saved since.
+        Returns:
+            The steps and tokens so far and the step's figures.
         """
         started = time.perf_counter()
         step, training = self.progress.step, self.config.training
+        self.watchdog.step = step + 1
+        self.watchdog.enter("data")
         distributed.seed_everything(distributed.derive_seed(self.config.seed, "step", step))
         rate = self.config.optimizer.learning_rate * rate_ratio(
             self.config.schedule, step, training.n_steps
         )
         batch = self.loader.next()
+        self.watchdog.enter("forward")
         totals = distributed.sum_over_ranks(self.count(batch))
         n_targets, n_bytes = (int(total) for total in totals)
         nats = torch.zeros((), dtype=torch.float64, device=self.engine.device)
@@ -147,37 +201,67 @@ class Trainer:
             nats += self.engine.accumulate(micro_batch, n_targets=n_targets)
         if step + 1 < training.n_steps:
             self.loader.prepare()  # while the GPU works through what was just queued
-        nats = distributed.sum_over_ranks(nats)
-        self.refuse_non_finite(float(nats), "loss")
-        applied = self.engine.apply(rate)
-        if not applied.is_applied and distributed.is_main():
-            print(f"step {step + 1}: skipped, a gradient is not finite", file=sys.stderr)
+        self.watchdog.enter("step")
+        nats = float(distributed.sum_over_ranks(nats))
+        self.guard.begin(step + 1, nats / n_targets)
+        applied = self.engine.apply(rate, self.guard.accepts)
+        incident = self.guard.end(is_applied=applied.is_applied)
+        n_trained = n_targets if applied.is_applied else 0
         self.progress = dataclasses.replace(
-            self.progress, step=step + 1, n_tokens=self.progress.n_tokens + n_targets
+            self.progress, step=step + 1, n_tokens=self.progress.n_tokens + n_trained
         )
         record = self.describe(
             applied,
-            nats=float(nats),
+            nats=nats,
             n_targets=n_targets,
             n_bytes=n_bytes,
             rate=rate,
             seconds=time.perf_counter() - started,
         )
+        if incident is not None:
+            record[f"train/is_{incident.kind}"] = 1.0
+            self.note_incident(incident)
         return self.progress.step, self.progress.n_tokens, record
+
+    def note_incident(self, incident: Incident) -> None:
+        """Write down why a step was skipped, and the documents that it was made of."""
+        if not distributed.is_main():
+            return
+        row = self.loader.state_dict()["n_rows_drawn"] - self.config.training.batch_rows
+        told = dataclasses.asdict(incident) | {"attempt": self.metrics.attempt, "row": row}
+        for name in ("value", "score"):  # JSON has no infinity
+            told[name] = told[name] if math.isfinite(told[name]) else repr(told[name])
+        documents = name_documents(self.loader.loader, row, n_named=NAMED_DOCUMENTS)
+        incidents.append(self.config.run_dir, {**told, "documents": documents})
+        print(
+            f"helix: step {incident.step}: skipped: {incident.kind}: {incident.value:.4g}; its "
+            "documents are in incidents.jsonl",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def roll_back(self) -> None:
+        """Go back to the last checkpoint before the incidents, and on in the data after them.
+
+        Raises:
+            TrainingError: See rollback.roll_back.
+        """
+        self.watchdog.enter("save")
+        self.note_saved(self.saver.finish())
+        self.progress, done = roll_back(self.config.run_dir, self.engine, self.loader, self.guard)
+        self.guard.load_state_dict(self.progress.guard)
+        if distributed.is_main():
+            print(
+                f"helix: step {done.step}: too many steps were skipped: back to the weights of "
+                f"step {done.to_step}, and on in the data after step {done.step}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def count(self, batch: Batch) -> Tensor:
         """Count this rank's targets and the bytes of text that they stand for."""
         n_bytes = self.bytes_of_token[batch.targets[batch.targets != IGNORED]].sum()
         return torch.tensor([batch.n_targets, int(n_bytes)])
-
-    def refuse_non_finite(self, value: float, name: str) -> None:
-        """Stop a run whose loss or gradient is not finite, before it can be saved."""
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"step {self.progress.step + 1}: the {name} is {value}; the weights on disk are "
-                "those of the last checkpoint. Lower optimizer.learning_rate or "
-                "training.clip_norm and start again in a new run_dir"
-            )
 
     def describe(
         self,
@@ -190,8 +274,6 @@ class Trainer:
         seconds: float,
     ) -> Record:
         """Name the figures of a step."""
-        if applied.is_applied:
-            self.refuse_non_finite(applied.gradient_norm, "gradient norm")
         tokens_per_s = n_targets / seconds
         record = {
             "train/loss_nats_per_token": nats / n_targets,
@@ -208,32 +290,75 @@ class Trainer:
         if peak:
             flops = training_flops_per_token(self.config.model, self.config.data.n_context)
             record["speed/mfu"] = flops * tokens_per_s / self.engine.world_size / (peak * 1e12)
+        own_ms = self.loader.wait_ms
+        own_ms += self.engine.forward_timer.ms() if self.engine.stage < 3 else 0.0
+        slowest = self.pace.note(own_ms, seconds * 1e3)
+        if slowest is not None:
+            record["speed/slowest_rank"] = float(slowest.rank)
+            record["speed/slowest_rank_ratio"] = slowest.ratio
         return record
 
     def validate(self) -> None:
         """Score the held-out documents of each source and write the figures."""
-        scores = score_sources(self.engine.evaluate, self.validation, self.engine.device)
+        scores = score_sources(self.evaluate, self.validation, self.engine.device)
         record: Record = {}
         for name, score in scores.items():
             record[f"validation/{name}/bits_per_byte"] = score.bits_per_byte
             record[f"validation/{name}/loss_nats_per_token"] = score.nats_per_token
         if record:
             self.metrics.write(self.progress.step, self.progress.n_tokens, record)
+            mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
+            self.validated = self.progress.step, mean
+
+    def evaluate(self, batch: Batch) -> Output:
+        """Score a batch without gradients."""
+        self.watchdog.enter("validate")
+        return self.engine.evaluate(batch)
 
     def save(self) -> None:
-        """Write a checkpoint; see checkpoint.save for errors."""
-        progress = dataclasses.replace(self.progress, loader=self.loader.state_dict())
-        checkpoint.save(
+        """Begin a checkpoint of this step; the saver's `poll` or `finish` makes it whole.
+
+        See Saver.start for errors.
+        """
+        self.watchdog.enter("save")
+        step, score = self.validated
+        is_scored = step == self.progress.step and math.isfinite(score)
+        self.saver.start(
             self.engine,
-            self.config.run_dir,
-            progress,
-            keep=self.config.training.keep_checkpoints,
+            dataclasses.replace(
+                self.progress,
+                loader=self.loader.state_dict(),
+                guard=self.guard.state_dict(),
+                bits_per_byte=score if is_scored else None,
+            ),
         )
+
+    def note_saved(self, costs: list[Cost]) -> None:
+        """Write what checkpoints cost that have become whole."""
+        longest_s, is_under_way = self.saver.longest_save_s, self.saver.under_way is not None
+        self.stops.note_save(longest_s, is_under_way=is_under_way)
+        for cost in costs:
+            self.metrics.write(self.progress.step, self.progress.n_tokens, cost.figures())
 
 
 def train(config: RunConfig) -> int:
-    """Train a run to its end; give 0, or the signal that stopped it. All ranks call it."""
-    return Trainer.build(config).fit()
+    """Train a run to its end; give 0, or the signal that stopped it. All ranks call it.
+
+    Raises:
+        LostPeerError: Another rank went away; the job was put back into the queue where it may be.
+        PeerFailedError: Another rank ended with an error of its own.
+    """
+    trainer = Trainer.build(config)
+    folder = trainer.watchdog.folder
+    try:
+        return trainer.fit()
+    except Exception as error:
+        if is_lost_peer(error):
+            place = trainer.watchdog.place()
+            where = f"{place.phase} of step {place.step}"
+            raise explain_lost_peer(error, folder, place=where) from error
+        tell_failure(error, folder)
+        raise
 
 
 def claim_run_dir(config: RunConfig) -> None:
@@ -259,17 +384,6 @@ def refuse_other_vocabulary(n_vocab: int, tokenizer: Tokenizer) -> None:
             f"model.n_vocab={n_vocab}: the tokenizer has {tokenizer.n_vocab} entries; set "
             f"model.n_vocab={tokenizer.n_vocab} (or up to {padded})"
         )
-
-
-def restore(engine: Engine, loader: ReadAhead, config: RunConfig) -> Progress:
-    """Load the newest intact checkpoint into engine and loader; without one, begin at step 0."""
-    found = checkpoint.newest(config.run_dir) if distributed.is_main() else None
-    path = distributed.from_main(str(found) if found else "")
-    if not path:
-        return Progress()
-    progress = checkpoint.load(engine, Path(path))
-    loader.load_state_dict(progress.loader)
-    return progress
 
 
 def next_attempt(run_dir: str) -> int:

@@ -61,7 +61,8 @@ def all_ids(dataset):
 
 
 def fetch_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("helix-")]
+    names = ("helix-fetch", "helix-ahead", "helix-read")
+    return [thread for thread in threading.enumerate() if thread.name.startswith(names)]
 
 
 def shard_of(store, file=SHARD):

@@ -10,7 +10,7 @@ import pytest
 from helix.config import load
 from helix.presets import PRESETS
 from helix.training import checkpoint
-from helix.training.checkpoint import CheckpointError, Progress
+from helix.training.checkpoint import CheckpointError, Progress, saving
 from helix.training.trainer import Trainer
 from tests.conftest import TINY_MODEL
 
@@ -76,13 +76,13 @@ class Killer:
     def __init__(self, patch, k):
         self.left = k
         for owner, name, half in (
-            (checkpoint, "save_file", self.save_half),
+            (saving, "write_tensors", self.write_torn),
             (Path, "write_text", self.write_half),
             (Path, "mkdir", None),
             (Path, "rename", None),
             (Path, "replace", None),
-            (checkpoint.os, "fsync", None),
-            (checkpoint.shutil, "rmtree", self.remove_one),
+            (os, "fsync", None),
+            (shutil, "rmtree", self.remove_one),
         ):
             patch.setattr(owner, name, self.counted(getattr(owner, name), half))
 
@@ -98,12 +98,14 @@ class Killer:
         return run
 
     @staticmethod
-    def save_half(operation, tensors, file):
-        operation(tensors, file)
+    def write_torn(operation, file, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", lambda descriptor: None)
+            operation(file, *arguments)
         os.truncate(file, file.stat().st_size // 2)
 
     @staticmethod
-    def write_half(operation, file, text):
+    def write_half(operation, file, text, **_):
         operation(file, text[: len(text) // 2])
 
     @staticmethod
@@ -181,6 +183,7 @@ def test_damaged_file_is_found_and_its_checkpoint_passed_over(
     [
         *("", "{", "[]", "3", "\xff", "missing"),
         *("{}", '{"format": 1}', '{"format": 1, "files": []}', '{"format": 1, "files": {}}'),
+        '{"format": 3, "files": {}}',
         '{"format": 2, "files": {"state.json": {}}}',
     ],
 )

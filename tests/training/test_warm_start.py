@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from helix.config import ConfigError
+from helix.training import checkpoint
+from helix.training.checkpoint import CheckpointError
+from helix.training.metrics import read_records
+from helix.training.trainer import Trainer, train
+from tests.training.runs import stage_words
+
+
+def build(config):
+    trainer = Trainer.build(config)
+    with trainer.metrics, trainer.loader, trainer.saver:
+        return trainer
+
+
+@pytest.fixture
+def begun(tiny_run, trained_run):
+    """Make the config of a run that begins with the weights of one that has ended."""
+
+    def make(*words, **options):
+        own = {
+            "training.warm_start": trained_run.run_dir,
+            "optimizer.learning_rate": "2e-4",
+            **dict(word.split("=", 1) for word in words),
+        }
+        return tiny_run(*(f"{key}={value}" for key, value in own.items()), **options)
+
+    return make
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_run_begins_with_the_weights_and_new_moments(begun, trained_run, stage, capsys, tmp_path):
+    config = begun(*stage_words(stage, tmp_path))
+    trainer = build(config)
+    assert trainer.engine.n_updates == 0
+    assert trainer.progress.step == 0
+    checkpoint.save(trainer.engine, config.run_dir, trainer.progress, keep=1)
+    ours = checkpoint.TensorReader(checkpoint.newest(config.run_dir))
+    origin = checkpoint.newest(trained_run.run_dir)
+    theirs = checkpoint.TensorReader(origin)
+    for name, shape in checkpoint.read_state(origin).shapes.items():
+        assert torch.equal(ours.read(name, shape), theirs.read(name, shape)), name
+    told = capsys.readouterr().err
+    assert "its learning rate was 0.000" in told
+    assert "and peaks at 0.0002" in told
+
+
+def test_the_first_validation_is_that_of_the_origins_last(begun, trained_run):
+    config = begun()
+    assert train(config) == 0
+    name = "validation/de/bits_per_byte"
+    last = [r[name] for r in read_records(trained_run.run_dir) if name in r][-1]
+    first = next(r[name] for r in read_records(config.run_dir) if name in r)
+    assert first == pytest.approx(last, rel=1e-6)
+
+
+def test_a_rise_of_the_learning_rate_must_be_asked_for(begun, capsys):
+    rise = "optimizer.learning_rate=4e-3"
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rate=0.004: .* times the .* give"):
+        build(begun(rise))
+    build(begun(rise, "training.allow_rewarm=true"))
+    assert "peaks at 0.004" in capsys.readouterr().err
+
+
+def test_a_run_with_a_checkpoint_of_its_own_goes_on_from_that(begun, tmp_path):
+    config = begun("training.n_steps=3", "training.checkpoint_every_steps=3")
+    assert train(config) == 0
+    moved = begun(
+        "training.n_steps=3",
+        "training.checkpoint_every_steps=3",
+        f"training.warm_start={tmp_path}/gone",
+    )
+    assert build(moved).progress.step == 3
+
+
+def test_an_origin_that_there_is_not_and_another_model_are_refused(begun, tmp_path):
+    with pytest.raises(ConfigError, match=r"training.warm_start=.*gone: neither a run folder"):
+        build(begun(f"training.warm_start={tmp_path}/gone"))
+    with pytest.raises(CheckpointError, match=r"a checkpoint of another model: \S+ has shape"):
+        build(begun("model.d_ffn=64", run_dir="other"))
