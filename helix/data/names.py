@@ -5,12 +5,11 @@ bytes between two `.tokens` members hold it: one pread, however large the shard 
 """
 
 import io
-import json
 import tarfile
 
 import numpy as np
 
-from helix.data.shards import DataError, Dataset
+from helix.data.shards import DataError, Dataset, json_members
 
 
 def document_id(dataset: Dataset, source: str, document: int) -> str:
@@ -52,8 +51,7 @@ def find_member(dataset: Dataset, source: str, document: int) -> tuple[int, int]
 def read_facts(members: bytes) -> list[dict]:
     """Read the first .json member of some bytes of a tar."""
     with tarfile.open(fileobj=io.BytesIO(members), mode="r:") as tar:
-        for member in tar:
-            file = tar.extractfile(member) if member.name.endswith(".json") else None
-            if file is not None:
-                return json.load(file)
-    raise ValueError("there is no .json member")
+        facts = next(json_members(tar), None)
+    if facts is None:
+        raise ValueError("there is no .json member")
+    return facts

@@ -13,7 +13,7 @@ Dims: N documents of a source.
 
 import json
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,15 @@ __all__ = [
     "document_order",
     "format_json",
 ]
+
+
+def json_members(tar: tarfile.TarFile) -> Iterator[list[dict]]:
+    """Yield what each .json member says of its documents; a link is no file, whatever its name."""
+    for member in tar:
+        if member.isreg() and member.name.endswith(".json"):
+            file = tar.extractfile(member)
+            assert file is not None  # as for every regular member
+            yield json.load(file)
 
 
 class Dataset:
@@ -177,9 +186,7 @@ class Dataset:
         ids: list[str] = []
         for shard in self.sources[source].shards:
             with tarfile.open(self.store.shard(shard)) as tar:
-                for member in tar:
-                    file = tar.extractfile(member) if member.name.endswith(".json") else None
-                    ids += [entry["id"] for entry in json.load(file)] if file else []
+                ids += [entry["id"] for facts in json_members(tar) for entry in facts]
         return ids
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:

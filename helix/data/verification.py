@@ -8,7 +8,6 @@ missing or wrong there is a fault, one that cannot be had now ends the search.
 
 import hashlib
 import itertools
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from helix.data.shards import (
     check_index,
     check_length,
     checksum,
+    json_members,
 )
 from helix.data.store import Store, open_store
 
@@ -273,9 +273,8 @@ def read_facts(file: Path) -> tuple[list[dict], list[str]]:
     facts: list[dict] = []
     try:
         with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                stream = tar.extractfile(member) if member.name.endswith(".json") else None
-                facts += json.load(stream) if stream is not None else []
+            for of_member in json_members(tar):
+                facts += of_member
         if any(not fact.keys() >= {"id", "n_tokens", "n_bytes"} for fact in facts):
             raise ValueError("a document has no id, n_tokens or n_bytes")
     except (tarfile.TarError, OSError, ValueError, AttributeError, TypeError) as error:

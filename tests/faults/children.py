@@ -63,6 +63,12 @@ class Attempt:
         """Tell whether any rank runs."""
         return any(process.is_alive() for process in self.ranks)
 
+    def signal(self, number: int) -> None:
+        """Send a signal to all ranks that run."""
+        for process in self.ranks:
+            if process.is_alive():
+                os.kill(process.pid or 0, number)
+
     def kill(self, *, only: int | None = None) -> None:
         """Kill all ranks, or one: the others then end by themselves."""
         for rank, process in enumerate(self.ranks):
