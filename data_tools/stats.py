@@ -157,7 +157,8 @@ def count_per_100_words(dataset: Dataset, source: str, tokenizer: Tokenizer) -> 
 def print_stats(found: Sequence[SourceStats]) -> None:
     """Print a row for each source of each split, totals by language, the licences."""
     head = ("split", "source", "language", "documents", "tokens", "share", "MB")
-    rows = [(*head, "tokens/byte", "/100 words", "shards", *QUANTILES)]
+    rows: list[tuple[str, ...]] = []
+    rows.append((*head, "tokens/byte", "/100 words", "shards", *QUANTILES))
     for stats in found:
         words = stats.tokens_per_100_words
         rows.append(

@@ -1,6 +1,4 @@
-"""How fast stage 1 is, beside datatrove's Gopher filters on the same text in the same run.
-
-    python -m data_tools.clean.benchmark a.de.txt b.en.jsonl [megabytes=5] [n_repeats=3] [json=true]
+"""How fast stage 1 is, beside datatrove's Gopher filters: for `python -m data_tools.benchmark`.
 
 One process, seconds of its own CPU, the best of the repeats. datatrove splits words with spaCy; a
 third row gives its filters our words, so that its rules and its tokenizer can be told apart. Our
@@ -8,11 +6,9 @@ row "Gopher" does what datatrove's two filters do; "all of stage 1" identifies t
 It needs: pip install datatrove spacy xxhash
 """
 
-import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -20,38 +16,13 @@ from data_tools.clean.extras import import_extra
 from data_tools.clean.filter import FilterSettings, filter_text
 from data_tools.clean.language import STOP_WORDS, classify
 from data_tools.clean.limits import Limits
-from data_tools.clean.report import lay_out
 from data_tools.clean.rules import GROUPS, find_reason
 from data_tools.clean.statistics import TextStatistics
-from data_tools.documents import Document, stream_documents
-from data_tools.options import run_program
+from data_tools.documents import Document
 
 DATATROVE_LANGUAGES = {"de": "deu_Latn", "en": "eng_Latn"}
 PUBLISHED = Limits(min_words=50, min_alphabetic_word_share=0.8)  # Rae et al. 2021, as datatrove
 Judge = Callable[[str, str], bool]  # text and language -> whether it is kept
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions:
-    """Options of the benchmark.
-
-    Attributes:
-        inputs: .txt and .jsonl files, or folders of them, in German or English.
-        megabytes: Text to measure on, spread over the inputs.
-        n_repeats: Times that each is measured; the best counts.
-        json: Print the figures as JSON.
-    """
-
-    inputs: tuple[str, ...]
-    megabytes: float = 5.0
-    n_repeats: int = 3
-    json: bool = False
-
-    def __post_init__(self) -> None:
-        if self.megabytes <= 0:
-            raise ValueError(f"megabytes={self.megabytes}: give more than 0")
-        if self.n_repeats < 1:
-            raise ValueError(f"n_repeats={self.n_repeats}: give at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +40,6 @@ class Measurement:
     megabytes_per_s: float
     kept_share: float
     agreement_share: float
-
-
-def run(options: BenchmarkOptions) -> list[Measurement]:
-    """Measure, and print a table."""
-    documents = choose_documents(stream_documents(options.inputs), options.megabytes)
-    measurements = compare(documents, n_repeats=options.n_repeats)
-    if options.json:
-        print(json.dumps([asdict(measurement) for measurement in measurements], indent=1))
-    else:
-        rows = [("filters", "MB/s a core", "kept", "agree")] + [
-            (
-                measurement.name,
-                f"{measurement.megabytes_per_s:.2f}",
-                f"{measurement.kept_share:.1%}",
-                f"{measurement.agreement_share:.1%}",
-            )
-            for measurement in measurements
-        ]
-        print(lay_out(rows, n_left=1))
-    return measurements
 
 
 def choose_documents(documents: Iterable[Document], megabytes: float) -> list[Document]:
@@ -194,7 +145,3 @@ def datatrove_judges() -> tuple[Judge, Judge]:
             return judge(text, language)
 
     return judge, judge_with_our_words
-
-
-if __name__ == "__main__":
-    run_program(run, BenchmarkOptions, sys.argv[1:])

@@ -110,14 +110,7 @@ class Report:
 
     def total(self) -> SourceReport:
         """Add all sources up."""
-        total = SourceReport()
-        for source in self.sources.values():
-            add_count(total.read, source.read)
-            add_count(total.kept, source.kept)
-            for reason, count in source.dropped.items():
-                add_count(total.dropped.setdefault(reason, Count()), count)
-            total.count_changes(source.changed)
-        return total
+        return add_sources(self.sources.values())
 
     def to_json(self) -> str:
         """Give the report as JSON, the same for the same input."""
@@ -160,6 +153,18 @@ class Report:
             lay_out(changed, n_left=1),
         )
         return "\n\n".join(tables)
+
+
+def add_sources(sources: Iterable[SourceReport]) -> SourceReport:
+    """Add up what became of several sources."""
+    total = SourceReport()
+    for source in sources:
+        add_count(total.read, source.read)
+        add_count(total.kept, source.kept)
+        for reason, count in source.dropped.items():
+            add_count(total.dropped.setdefault(reason, Count()), count)
+        total.count_changes(source.changed)
+    return total
 
 
 def add_count(total: Count, count: Count) -> None:

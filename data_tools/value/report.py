@@ -5,7 +5,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from data_tools.clean.report import Count, SourceReport, add_count, lay_out, megabytes, share
+from data_tools.clean.report import (
+    Count,
+    SourceReport,
+    add_count,
+    add_sources,
+    lay_out,
+    megabytes,
+    share,
+)
 from data_tools.value.subjects import SUBJECTS
 
 LOW_VALUE = "low_value"  # the reason that a document is dropped for
@@ -58,13 +66,7 @@ class ValueReport:
 
     def total(self) -> SourceReport:
         """Add all sources up."""
-        total = SourceReport()
-        for source in self.sources.values():
-            add_count(total.read, source.read)
-            add_count(total.kept, source.kept)
-            for reason, count in source.dropped.items():
-                add_count(total.dropped.setdefault(reason, Count()), count)
-        return total
+        return add_sources(self.sources.values())
 
     def to_json(self) -> str:
         """Give the report as JSON, the same for the same input."""
