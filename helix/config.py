@@ -146,7 +146,8 @@ class GuardConfig:
         rollback_incidents: So many skipped steps within `within_steps` lead back to the last
             checkpoint before them, and past their data.
         max_rollbacks: Going back more often without getting on stops the run.
-        first_save_s: What a save is taken to last before one was measured, in front of a deadline.
+        first_save_s: What a save is taken to last before the run measured one, in front of a
+            deadline.
         requeue_wait_s: How long ranks wait to be ended after they were put back into the queue.
     """
 

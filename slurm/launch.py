@@ -9,28 +9,31 @@ The same from `python -m slurm.launch`. The only file that imports submitit.
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from helix import config as configs
-from helix.config import ConfigError, RunConfig, load_options, suggestion
-from helix.presets import PRESETS
+from helix.config import ConfigError, load_options, suggestion
 from slurm import jobs, local, snapshot, task
-from slurm.environment import MAX_RESTARTS
-from slurm.jobs import JobRecord, add_jobs, read_jobs
-from slurm.queue import UNKNOWN, SlurmError, look_up
+from slurm.jobs import JobRecord, add_jobs
+from slurm.plan import (
+    LaunchConfig,
+    Work,
+    plan_command,
+    plan_training,
+    refuse_preflight,
+    refuse_sweep,
+    split,
+    wait_for,
+)
+from slurm.queue import SlurmError
 
 if TYPE_CHECKING:
     import submitit
@@ -56,97 +59,6 @@ NO_SLURM = "sbatch: not found; run this where SLURM is, or give local=true"
 SIGNAL_BEFORE_S = 300  # until a run has measured its saves
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaunchConfig:
-    """What a job asks of SLURM; slurm/README.md tells more.
-
-    Attributes:
-        nodes: How many machines.
-        gpus_per_node: One task is started for each; 0 on machines without GPUs.
-        tasks_per_node: Where gpus_per_node=0.
-        cpus_per_gpu: Cores of one task; None leaves it to the site.
-        mem_gib: Memory of one node; None leaves it to the site.
-        time_min: Limit of one attempt. A run that is not done is requeued.
-        signal_before_s: How long before the limit the run is told to save; None takes three times
-            its longest save, or 300 s before it has saved.
-        max_restarts: Requeues of any kind after which the job ends.
-        run_dir: The run's folder; may as well stand among the training words.
-        after: Job ids, joined by ":", that must end well first; empty: none. An evaluation where
-            it is not given waits for the last training of its run_dir.
-        checkpoints: One evaluation for each: all, or steps as 100,200; {checkpoint} in the words
-            becomes its folder.
-        parallelism: Tasks of an array that run at once.
-        setup: Shell lines before the start, as "module load cuda".
-        sbatch: Options of sbatch by name that have no word of their own here.
-        dry_run: Print the sbatch script and write nothing.
-        local: Start the same job here, without SLURM.
-    """
-
-    nodes: int = 1
-    gpus_per_node: int = 1
-    tasks_per_node: int | None = None
-    cpus_per_gpu: int | None = None
-    mem_gib: int | None = None
-    time_min: int = 1440
-    signal_before_s: int | None = None
-    max_restarts: int = MAX_RESTARTS
-    name: str = ""
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    nodelist: str | None = None
-    exclude: str | None = None
-    comment: str | None = None
-    run_dir: str = ""
-    after: str | None = None
-    checkpoints: str = ""
-    parallelism: int = 256
-    setup: str = ""
-    sbatch: dict[str, Any] = field(default_factory=dict)
-    dry_run: bool = False
-    local: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("nodes", "time_min", "parallelism"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
-        for name in ("gpus_per_node", "max_restarts"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
-        if self.gpus_per_node and self.tasks_per_node not in (None, self.gpus_per_node):
-            raise ValueError(
-                f"tasks_per_node={self.tasks_per_node}: a task is started for each of "
-                f"gpus_per_node={self.gpus_per_node}; leave it out, or give gpus_per_node=0"
-            )
-        if self.tasks_per_node is not None and self.tasks_per_node < 1:
-            raise ValueError(f"tasks_per_node={self.tasks_per_node}: give at least 1")
-        if (self.signal_before_s or 0) >= self.time_min * 60:
-            raise ValueError(
-                f"signal_before_s={self.signal_before_s}: must be less than time_min="
-                f"{self.time_min}, which is {self.time_min * 60} s"
-            )
-
-    @property
-    def tasks_on_node(self) -> int:
-        """Count the tasks of one node: one a GPU."""
-        return self.gpus_per_node or self.tasks_per_node or 1
-
-    @property
-    def n_tasks(self) -> int:
-        """Count the ranks."""
-        return self.nodes * self.tasks_on_node
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one job, or one task of an array, does: `helix` with these words."""
-
-    words: list[str]
-    run_dir: Path
-    config: RunConfig | None = None
-
-
 def main(arguments: Sequence[str]) -> int:
     """Submit, watch or end jobs; give the exit status.
 
@@ -164,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         allowed = (*VERBS, *WATCHES)
         raise ConfigError(f"launch {verb}: no such verb{suggestion(verb, allowed)}")
     options, sweep, rest = split(words)
+    refuse_preflight(options, verb, sweep)
     if verb == "train":
         works = plan_training(options, sweep, rest)
     else:
@@ -180,145 +93,6 @@ def main(arguments: Sequence[str]) -> int:
         return run_here(options, works, folder)
     submit(options, verb, works, folder)
     return 0
-
-
-def split(words: Sequence[str]) -> tuple[LaunchConfig, dict[str, list[str]], list[str]]:
-    """Divide words into options, the sweep, and what follows after "--"."""
-    cut = words.index("--") if "--" in words else len(words)
-    before, rest = list(words[:cut]), list(words[cut + 1 :])
-    sweep = {}
-    for word in [word for word in before if word.startswith("sweep.")]:
-        before.remove(word)
-        key, _, text = word.removeprefix("sweep.").partition("=")
-        sweep[key] = read_values(key, text)
-    own = {option.name for option in dataclasses.fields(LaunchConfig)}
-    if cut == len(words):
-        for word in [w for w in before if w.partition("=")[0].partition(".")[0] not in own]:
-            raise ConfigError(
-                f"{word}: no such option of launch; words for the command itself stand after --, "
-                f"as in: helix launch nodes=1 -- {word}"
-            )
-    options = load_options(LaunchConfig, before)
-    inner = next((word.partition("=")[2] for word in rest if word.startswith("run_dir=")), "")
-    if options.run_dir and inner and options.run_dir != inner:
-        raise ConfigError(f"run_dir={options.run_dir}: and another one after --, {inner}")
-    run_dir = options.run_dir or inner
-    if not run_dir:
-        raise ConfigError("run_dir=: say where the run keeps its files, as in run_dir=runs/first")
-    return dataclasses.replace(options, run_dir=str(Path(run_dir).absolute())), sweep, rest
-
-
-def read_values(key: str, text: str) -> list[str]:
-    """Read the list of a sweep."""
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError:
-        values = None
-    is_flat = isinstance(values, list) and not any(isinstance(v, dict | list) for v in values)
-    if not is_flat or not values:
-        raise ConfigError(f"sweep.{key}={text}: give a list, as in sweep.{key}=[1e-3,3e-3]")
-    return [str(value) for value in values]
-
-
-def plan_training(
-    options: LaunchConfig, sweep: dict[str, list[str]], words: list[str]
-) -> list[Work]:
-    """Load and check the config of each run: a mistake shall be told before anything waits."""
-    if options.checkpoints:
-        raise ConfigError(f"checkpoints={options.checkpoints}: is for evaluations")
-    words = [word for word in words if not word.startswith("run_dir=")]
-    works = []
-    for values in itertools.product(*sweep.values()):
-        chosen = dict(zip(sweep, values, strict=True))
-        name = ",".join(re.sub(r"[^\w.+=-]+", "_", f"{k}={v}") for k, v in chosen.items())
-        run_dir = Path(options.run_dir, name)
-        own = [*words, *(f"{key}={value}" for key, value in chosen.items())]
-        config = configs.load([*own, f"run_dir={run_dir}"], PRESETS)
-        check(config, options.n_tasks)
-        works.append(Work(words=["train"], run_dir=run_dir, config=config))
-    return works
-
-
-def check(config: RunConfig, n_ranks: int) -> None:
-    """Refuse a run that its ranks would refuse at their start; see `load` for errors."""
-    from helix.training.engine import read_ds_config  # imports deepspeed, which takes seconds
-
-    config.training.n_accumulations(n_ranks)
-    read_ds_config(config.training.deepspeed)
-    saved = configs.saved_path(config.run_dir)
-    if saved.exists():
-        difference = configs.first_difference(config, configs.load_file(saved, config))
-        if difference:
-            raise ConfigError(
-                f"run_dir={config.run_dir}: holds another run: {difference}; "
-                "give the same settings, or another run_dir"
-            )
-
-
-def plan_command(verb: str, options: LaunchConfig, words: list[str]) -> list[Work]:
-    """Say what evaluations or data jobs do: one, or one for each checkpoint."""
-    run_dir = Path(options.run_dir)
-    folders = checkpoint_folders(options) or [None]
-    works = []
-    for checkpoint in folders:
-        filled = [word.replace("{run_dir}", str(run_dir)) for word in words]
-        if checkpoint is not None:
-            filled = [word.replace("{checkpoint}", str(checkpoint)) for word in filled]
-        works.append(Work(words=[verb, *filled], run_dir=run_dir))
-    if folders != [None] and works[0].words == [verb, *words]:
-        raise ConfigError(
-            f"checkpoints={options.checkpoints}: write {{checkpoint}} where its folder belongs "
-            "among the words after --"
-        )
-    return works
-
-
-def refuse_sweep(sweep: dict[str, list[str]]) -> None:
-    """Say that only a training has settings to sweep over."""
-    for key in sweep:
-        raise ConfigError(f"sweep.{key}: is for training")
-
-
-def checkpoint_folders(options: LaunchConfig) -> list[Path | None]:
-    """List the checkpoints that are there now, or those of the steps that were asked for."""
-    folder = Path(options.run_dir) / "checkpoints"
-    if not options.checkpoints:
-        return []
-    if options.checkpoints == "all":
-        found: list[Path | None] = [*sorted(folder.glob("step-*"))]
-        if not found:
-            raise ConfigError(f"checkpoints=all: there is none in {folder} yet; name their steps")
-        return found
-    try:
-        return [folder / f"step-{int(step):08d}" for step in options.checkpoints.split(",")]
-    except ValueError:
-        raise ConfigError(
-            f"checkpoints={options.checkpoints}: give all, or steps as 100,200"
-        ) from None
-
-
-def wait_for(options: LaunchConfig, verb: str) -> str:
-    """Say which jobs a command waits for: those given, or an evaluation's training.
-
-    Raises:
-        SlurmError: One of them failed, so that the command would never start.
-    """
-    ids = [job_id for job_id in (options.after or "").split(":") if job_id]
-    if options.after is None and verb == "evaluate" and not options.local:
-        trained = [job for job in read_jobs(options.run_dir) if job.verb == "train"]
-        ids = [job.job_id for job in trained if job.folder == trained[-1].folder]
-    if not ids or options.dry_run:
-        return ":".join(ids)
-    waited = []
-    for report in look_up(ids):
-        if report.state in (*jobs.IN_QUEUE, UNKNOWN, "PREEMPTED", "NODE_FAIL"):
-            waited.append(report.job_id)
-        elif report.state not in jobs.ENDED_WELL:
-            raise SlurmError(
-                f"after={report.job_id}: that job is {report.state}; what waits for it would never "
-                "start. Train again, or give after= to wait for none"
-            )
-    return ":".join(waited)
 
 
 def next_folder(run_dir: Path, verb: str) -> Path:
@@ -339,10 +113,15 @@ def write_config(work: Work, folder: Path, number: int) -> Work:
         kept.write_text(own_file.read_text())
         training = dataclasses.replace(config.training, deepspeed=str(kept))
         config = dataclasses.replace(config, training=training)
-    file = folder / f"config-{number}.yaml"
+    file = config_file(folder, number)
     configs.save(config, file)
     words = [*work.words, f"config={file}", f"run_dir={work.run_dir}"]
     return dataclasses.replace(work, words=words, config=config)
+
+
+def config_file(folder: Path, number: int) -> Path:
+    """Say where a submission keeps the config of one of its runs."""
+    return folder / f"config-{number}.yaml"
 
 
 def make_executor(options: LaunchConfig, verb: str, folder: Path) -> "submitit.SlurmExecutor":
@@ -373,9 +152,6 @@ def make_executor(options: LaunchConfig, verb: str, folder: Path) -> "submitit.S
     extra = {"requeue": True, **options.sbatch}
     if options.after:
         extra |= {"dependency": f"afterok:{options.after}", "kill-on-invalid-dep": "yes"}
-    srun = ["--kill-on-bad-exit=1"]  # or ranks wait for ever for one that died
-    if options.cpus_per_gpu:
-        srun.append(f"--cpus-per-task={options.cpus_per_gpu}")  # srun does not take sbatch's
     executor = Executor(folder=folder)
     executor.update_parameters(
         job_name=options.name or f"helix-{verb}-{Path(options.run_dir).name}",
@@ -385,7 +161,7 @@ def make_executor(options: LaunchConfig, verb: str, folder: Path) -> "submitit.S
         signal_delay_s=signal_before_s(options),
         array_parallelism=options.parallelism,
         setup=setup_lines(options, folder),
-        srun_args=srun,
+        srun_args=srun_options(options),
         additional_parameters=extra,
         wckey=None,  # sites that keep wckeys refuse submitit's own
         **{name: value for name, value in asked.items() if value is not None},
@@ -403,7 +179,41 @@ def setup_lines(options: LaunchConfig, folder: Path) -> list[str]:
     ]
     python = shlex.quote(sys.executable)
     deadline = f'export HELIX_DEADLINE_UNIX_S="$({python} -m slurm.environment deadline)"'
-    return [*options.setup.splitlines(), *exports, deadline]
+    checks = preflight_lines(options, folder) if options.preflight else []
+    return [*options.setup.splitlines(), *exports, deadline, *checks]
+
+
+def preflight_lines(options: LaunchConfig, folder: Path) -> list[str]:
+    """Give the shell lines that check the run on all tasks, until it has passed once.
+
+    A task shields the checks from the USR2 of a preemption, by which SLURM requeues the job itself.
+    """
+    passed = shlex.quote(str(folder / "preflight.passed"))
+    srun = ["srun", "--unbuffered", "--output", f"{folder}/%j_%t_log.out"]
+    srun += ["--error", f"{folder}/%j_%t_log.err", *srun_options(options)]
+    checks = [sys.executable, "-m", "slurm.task", *preflight_words(options, folder)]
+    # A rank ends with 2 and srun kills the others: what they print must be out by then.
+    variables = "PYTHONUNBUFFERED=1 HELIX_MAX_RESTARTS=0"
+    return [
+        f"if [ ! -e {passed} ]; then",
+        f"  {variables} {shlex.join([*srun, *checks])} || exit 2",
+        f"  touch {passed}",
+        "fi",
+    ]
+
+
+def preflight_words(options: LaunchConfig, folder: Path) -> list[str]:
+    """Give the words that check the run of a submission."""
+    config = config_file(folder, 0)
+    return ["doctor", "preflight", f"config={config}", f"run_dir={options.run_dir}"]
+
+
+def srun_options(options: LaunchConfig) -> list[str]:
+    """Give the options of each srun in a job."""
+    asked = ["--kill-on-bad-exit=1"]  # or ranks wait for ever for one that died
+    if options.cpus_per_gpu:
+        asked.append(f"--cpus-per-task={options.cpus_per_gpu}")  # srun does not take sbatch's
+    return asked
 
 
 def signal_before_s(options: LaunchConfig) -> int:
@@ -489,9 +299,10 @@ def outside_of_jobs() -> Iterator[None]:
 
 def run_here(options: LaunchConfig, works: list[Work], folder: Path) -> int:
     """Run the jobs on this machine, one after the other; give the first status that is not 0."""
-    for work in works:
+    checks = [preflight_words(options, folder)] if options.preflight else []
+    for words in (*checks, *(work.words for work in works)):
         status = local.run(
-            work.words,
+            words,
             n_tasks=options.n_tasks,
             folder=folder,
             environment=snapshot.environment_of(folder / "code"),

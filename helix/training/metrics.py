@@ -50,6 +50,12 @@ def read_records(run_dir: str | Path) -> list[Record]:
     return [by_step[key] for key in sorted(by_step)]
 
 
+def longest_save_s(run_dir: str | Path) -> float:
+    """Find how long the longest save of a run took, over all its attempts; 0 before the first."""
+    saves = (record.get("checkpoint/write_s") for record in read_records(run_dir))
+    return max((seconds for seconds in saves if seconds), default=0.0)
+
+
 class Metrics:
     """Writes figures on the main rank; on the others it does nothing."""
 

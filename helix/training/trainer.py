@@ -25,7 +25,7 @@ from helix.training.checkpoint import Cost, Progress, Retention, Saver
 from helix.training.engine import Applied, Engine, join_ranks
 from helix.training.flops import peak_tflops, training_flops_per_token
 from helix.training.guard import Guard, Incident
-from helix.training.metrics import Metrics, Record, read_records
+from helix.training.metrics import Metrics, Record, longest_save_s, read_records
 from helix.training.pace import Pace
 from helix.training.peers import explain_lost_peer, is_lost_peer, meeting_place, tell_failure
 from helix.training.requeue import requeue_after_stop
@@ -65,7 +65,8 @@ class Trainer:
         training = self.config.training
         self.guard = Guard(self.config.guard, self.progress.guard)
         self.pace = Pace(self.config.watchdog)
-        self.stops = Stops(first_save_s=self.config.guard.first_save_s)
+        measured_s = longest_save_s(self.config.run_dir) if self.config.run_dir else 0.0
+        self.stops = Stops(first_save_s=measured_s or self.config.guard.first_save_s)
         self.engine.enter = self.watchdog.enter
         kept = Retention(
             last=training.keep_checkpoints,

@@ -13,6 +13,7 @@ from tests.conftest import TINY_MODEL
 TIMEOUT_S = 240
 N_STEPS = 40
 TWO_BY_TWO = ("nodes=2", "gpus_per_node=0", "tasks_per_node=2", "time_min=20")
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 OWN = {
     "training.n_steps": N_STEPS,
     "training.micro_batch_rows": 1,
@@ -78,3 +79,22 @@ def losses_of(run_dir: Path) -> dict[int, float]:
     """Give the loss of each step; of a step that was taken twice, the later one."""
     records = [r for r in read_records(run_dir) if "train/loss_nats_per_token" in r]
     return {int(r["step"]): r["train/loss_nats_per_token"] for r in records}
+
+
+def steps_of(run_dir: Path, attempt: int) -> list[int]:
+    """List the steps that an attempt of a run has taken."""
+    records = [r for r in read_records(run_dir) if "train/loss_nats_per_token" in r]
+    return [int(r["step"]) for r in records if r["attempt"] == attempt]
+
+
+def ranks_of(run_dir: Path) -> list[int]:
+    """Find the `helix train` processes of a run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if f"run_dir={run_dir}".encode() in words and b"train" in words:
+            found.append(int(folder.name))
+    return sorted(found)

@@ -16,11 +16,13 @@ from helix.training.trainer import train
 from slurm.queue import look_up
 from tests.commands import OF_RANKS
 from tests.slurm.runs import (
+    ENDED,
     N_STEPS,
     TWO_BY_TWO,
     job_of,
     launch,
     losses_of,
+    ranks_of,
     report_of,
     training_words,
     wait_for_state,
@@ -33,16 +35,6 @@ pytestmark = pytest.mark.slurm
 SAME_CURVE = {"rel": 2e-6}
 N_ALIKE = 20
 ONE = ("gpus_per_node=0", "time_min=20")
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-
-
-@pytest.fixture(scope="session")
-def undisturbed(cluster, corpus, tmp_path_factory):
-    """The run folder of a job on 2 nodes x 2 tasks that nothing happened to."""
-    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
-    launch(*TWO_BY_TWO, "--", *training_words(corpus, run_dir))
-    assert wait_for_state(run_dir, *ENDED).state == "COMPLETED"
-    return run_dir
 
 
 def test_two_nodes_train_as_one_process_does(undisturbed, corpus, tmp_path):
@@ -94,19 +86,6 @@ def test_a_killed_rank_and_a_crashed_node_cost_a_run_nothing_but_time(
     report = wait_for_state(run_dir, *ENDED)
     assert (report.state, report.n_restarts) == ("COMPLETED", 2)
     assert losses_of(run_dir) == losses_of(undisturbed)
-
-
-def ranks_of(run_dir: Path) -> list[int]:
-    """Find the `helix train` processes of a run."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if f"run_dir={run_dir}".encode() in words and b"train" in words:
-            found.append(int(folder.name))
-    return sorted(found)
 
 
 def test_a_mistake_ends_the_job_at_once_and_what_waits_for_it_is_cancelled(

@@ -2,12 +2,13 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 
 from helix import cli
 from helix.training.metrics import read_records
-from slurm import launch
+from slurm import launch, plan
 from slurm.jobs import JobRecord, add_jobs, progress_of
 from tests.commands import start_helix
 from tests.slurm.runs import losses_of, training_words
@@ -50,6 +51,23 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(corpus, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
+def test_a_preflight_comes_first_with_the_runs_own_config_on_all_its_tasks(
+    corpus, tmp_path, capsys
+):
+    words = training_words(corpus, tmp_path / "run", micro_batch_rows=4)
+    lines = script_of(capsys, "preflight=true", "cpus_per_gpu=12", "--", *words)
+    checks, training = [line for line in lines if " srun " in f" {line} "]
+    folder = tmp_path / "run" / "slurm" / "0000-train"
+    assert f"doctor preflight config={folder}/config-0.yaml run_dir={tmp_path}/run" in checks
+    assert checks.endswith(" || exit 2")
+    assert "HELIX_MAX_RESTARTS=0 " in checks
+    for line in (checks, training):
+        assert "--kill-on-bad-exit=1" in line
+        assert "--cpus-per-task=12" in line
+        assert f"--output {folder}/%j_%t_log.out" in line
+    assert subprocess.run(["bash", "-n"], input="\n".join(lines), text=True).returncode == 0
+
+
 def test_a_sweep_is_an_array(corpus, tmp_path, capsys):
     sweep = ["sweep.seed=[0,1,2]", "sweep.optimizer.learning_rate=[1e-3,3e-3]", "parallelism=2"]
     words = training_words(corpus, tmp_path / "run", micro_batch_rows=4)
@@ -85,8 +103,8 @@ def record(run_dir, job_id, verb="train", *, folder=None):
 def test_each_checkpoint_is_an_evaluation_of_its_own(tmp_path):
     for step in (5, 10):
         (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
-    options = launch.LaunchConfig(run_dir=str(tmp_path), checkpoints="all")
-    works = launch.plan_command("evaluate", options, ["x", "of={checkpoint}", "at={run_dir}"])
+    options = plan.LaunchConfig(run_dir=str(tmp_path), checkpoints="all")
+    works = plan.plan_command("evaluate", options, ["x", "of={checkpoint}", "at={run_dir}"])
     assert [work.words[2] for work in works] == [
         f"of={tmp_path}/checkpoints/step-{step:08d}" for step in (5, 10)
     ]
@@ -104,6 +122,7 @@ def test_each_checkpoint_is_an_evaluation_of_its_own(tmp_path):
         (["sweep.seed=3"], [], "give a list"),
         (["sweep.sede=[1]"], [], "sede: no such setting; did you mean seed?"),
         (["checkpoints=all"], [], "is for evaluations"),
+        (["preflight=true", "sweep.seed=[0,1]"], [], "is for one run, not for a sweep"),
         ([], ["training.n_step=3"], "did you mean n_steps?"),
         (["gpus_per_node=4"], ["training.batch_rows=6", "training.micro_batch_rows=1"], "4 ranks"),
         ([], ["training.deepspeed=zero9"], "training.deepspeed=zero9"),
@@ -121,6 +140,7 @@ def test_a_mistake_is_told_before_anything_is_queued(options, words, told, tmp_p
     [
         (["logz"], "did you mean logs?"),
         (["preset=hybrid_tiny"], "stand after --"),
+        (["data", "preflight=true", "run_dir=x", "--", "stats"], "is for training"),
     ],
 )
 def test_words_that_belong_nowhere_are_told(words, told, capsys):
@@ -177,10 +197,12 @@ def test_progress_is_read_past_a_line_that_a_kill_cut_off(tmp_path):
 def test_the_same_job_runs_here_without_slurm(corpus, tmp_path):
     words = training_words(corpus, tmp_path / "run", n_steps=3, micro_batch_rows=2)
     process = start_helix(
-        "launch", "local=true", "gpus_per_node=0", "tasks_per_node=2", "--", *words
+        *("launch", "local=true", "gpus_per_node=0", "tasks_per_node=2", "preflight=true"),
+        *("--", *words),
     )
-    output = process.communicate(timeout=300)
+    output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
+    assert "ready to train" in output
     assert len(losses_of(tmp_path / "run")) == 3
     folder = tmp_path / "run" / "slurm" / "0000-train"
     assert (folder / "code" / "helix" / "cli.py").exists()

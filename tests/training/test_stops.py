@@ -1,5 +1,6 @@
 """Signals and the deadline: remembered, agreed, kept from helpers; and the requeue command."""
 
+import json
 import os
 import signal
 import time
@@ -7,8 +8,10 @@ import time
 import pytest
 
 from helix.config import ConfigError
+from helix.training.metrics import metrics_path
 from helix.training.requeue import requeue_once, run_requeue
 from helix.training.stops import DEADLINE, STOP_SIGNALS, TIME_IS_UP, Stops
+from helix.training.trainer import Trainer
 
 
 def ask_after_signal(number: int) -> int:
@@ -122,3 +125,18 @@ def test_only_the_first_rank_requeues(tmp_path, monkeypatch):
     assert calls.read_text() == "x\n"
     monkeypatch.setenv("HELIX_REQUEUE", "")
     assert not requeue_once(tmp_path / "other")
+
+
+def test_an_attempt_knows_how_long_the_saves_of_those_before_it_took(tiny_run):
+    config = tiny_run()
+    build_and_leave(config)
+    lines = [{"step": 3, "attempt": 0, "checkpoint/write_s": 4.5}, {"step": 6, "attempt": 0}]
+    with metrics_path(config.run_dir).open("a") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in lines)
+    assert build_and_leave(config).stops.save_s == 4.5
+
+
+def build_and_leave(config):
+    trainer = Trainer.build(config)
+    with trainer.metrics, trainer.loader, trainer.saver:
+        return trainer
