@@ -75,17 +75,47 @@ def run_plan(arguments: Sequence[str]) -> int:
 
 
 def run_evaluate(arguments: Sequence[str]) -> int:
-    """Measure: throughput preset= [sections= contexts= n_repeats= n_steps= stages= out= json=]."""
-    from evals.throughput import ThroughputConfig, evaluate
-    from helix.config import ConfigError, load, split_words, suggestion
-    from helix.presets import PRESETS
+    """Measure: bits_per_byte run_dir= [step= max_bytes= out=]; compare A B; throughput preset=."""
+    from helix.config import ConfigError, suggestion
 
     name, *words = arguments or [""]
-    if name != "throughput":
-        raise ConfigError(f"evaluate {name}: no such evaluation{suggestion(name, ['throughput'])}")
+    if name not in EVALUATIONS:
+        raise ConfigError(f"evaluate {name}: no such evaluation{suggestion(name, EVALUATIONS)}")
+    EVALUATIONS[name](words)
+    return 0
+
+
+def evaluate_bits_per_byte(words: Sequence[str]) -> None:
+    """Score the held-out documents of a run's dataset."""
+    from evals.bits_per_byte import BitsPerByteConfig, evaluate
+    from helix.config import load_options
+
+    evaluate(load_options(BitsPerByteConfig, words))
+
+
+def compare_results(words: Sequence[str]) -> None:
+    """Compare two results, if they are of one set."""
+    from evals.compare import print_comparison
+
+    paths = [word for word in words if word != "json=true"]
+    print_comparison(paths, is_json="json=true" in words)
+
+
+def evaluate_throughput(words: Sequence[str]) -> None:
+    """Measure speed and memory."""
+    from evals.throughput import ThroughputConfig, evaluate
+    from helix.config import load, split_words
+    from helix.presets import PRESETS
+
     options, rest = split_words(words, ThroughputConfig)
     evaluate(load(rest, PRESETS), options)
-    return 0
+
+
+EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
+    "bits_per_byte": evaluate_bits_per_byte,
+    "compare": compare_results,
+    "throughput": evaluate_throughput,
+}
 
 
 def run_sync(arguments: Sequence[str]) -> int:

@@ -62,19 +62,43 @@ class Loaded:
 
 
 def load_run(run_dir: str | Path) -> Loaded:
-    """Load the newest intact checkpoint of a run for inference, in float32.
+    """Load the newest intact checkpoint of a run for inference; see the two below for errors."""
+    return load_model(*run_checkpoint(run_dir))
+
+
+def run_checkpoint(run_dir: str | Path, *, step: int | None = None) -> tuple[RunConfig, Path]:
+    """Find a run's config and a checkpoint: of a step, or the newest intact one.
 
     Raises:
-        ConfigError: The folder holds no run, or no checkpoint yet.
-        CheckpointError: No checkpoint is intact, or it is of another model.
+        ConfigError: The folder holds no run, or no such checkpoint.
+        CheckpointError: No checkpoint is intact, or the one asked for is not.
     """
     config = read_saved(run_dir, PRESETS)
-    found = checkpoint.newest(run_dir)
-    if found is None:
-        raise ConfigError(f"run_dir={run_dir}: has no checkpoint yet; train it first")
+    if step is None:
+        found = checkpoint.newest(run_dir)
+        if found is None:
+            raise ConfigError(f"run_dir={run_dir}: has no checkpoint yet; train it first")
+        return config, found
+    saved = {own.step: own.path for own in checkpoint.list_saved(run_dir)}
+    if step not in saved:
+        there = ", ".join(map(str, saved)) or "none"
+        raise ConfigError(
+            f"step={step}: no checkpoint of that step in {run_dir}; there are {there}"
+        )
+    if not checkpoint.is_intact(saved[step]):
+        raise checkpoint.CheckpointError(f"{saved[step]}: damaged; choose another step")
+    return config, saved[step]
+
+
+def load_model(config: RunConfig, path: Path) -> Loaded:
+    """Load a checkpoint for inference, in float32.
+
+    Raises:
+        CheckpointError: It is of another model.
+    """
     model = build_on_meta(config.model).to_empty(device=local_device())
     model.tie_weights()
-    checkpoint.read_weights(found, model)
+    checkpoint.read_weights(path, model)
     return Loaded(model.eval(), load_tokenizer(config.tokenizer), config)
 
 

@@ -43,6 +43,23 @@ class LanguageModel(nn.Module, ABC):
         """Make parameters that are one tensor by design one tensor again."""
 
     @abstractmethod
+    def score(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        targets: Int64[Tensor, "B T"],
+        state: ModelState | None = None,
+    ) -> tuple[Float[Tensor, "B T"], ModelState]:
+        """Read tokens of one document a row and give what each target costs in nats.
+
+        Args:
+            state: What the tokens before these left; None at the beginning.
+
+        Returns:
+            Nats, in float32 or better, 0 where the target is ignored, and the state after the last
+            token.
+        """
+
+    @abstractmethod
     def predict(
         self, tokens: Int64[Tensor, "B T"], state: ModelState | None = None
     ) -> tuple[Float[Tensor, "B V"], ModelState]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from helix import kernels
 from helix.batch import IGNORED
 from helix.kernels.chunks import scan_dtype
+from helix.kernels.cross_entropy import token_nll
 
 
 class TiedHead(nn.Module):
@@ -50,3 +51,16 @@ class TiedHead(nn.Module):
             chunk_rows=self.chunk_rows,
             ignored=IGNORED,
         )
+
+    def score(
+        self, hidden: Float[Tensor, "B T D"], targets: Int64[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
+        """Give what each target costs in nats, in float32 or better; 0 where it is ignored."""
+        costs = token_nll(
+            hidden.flatten(0, 1),
+            self.weight,
+            targets.flatten(),
+            chunk_rows=self.chunk_rows,
+            ignored=IGNORED,
+        )
+        return costs.to(scan_dtype(hidden)).view(targets.shape)

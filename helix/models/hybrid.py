@@ -72,6 +72,16 @@ class Hybrid(LanguageModel):
         """Give the head the embedding's weight."""
         self.head.weight = self.embedding.weight
 
+    def score(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        targets: Int64[Tensor, "B T"],
+        state: ModelState | None = None,
+    ) -> tuple[Float[Tensor, "B T"], ModelState]:
+        """Read tokens of one document a row and give what each target costs in nats."""
+        hidden, left = self.stack(self.embedding(tokens), torch.zeros_like(tokens), state)
+        return self.head.score(hidden, targets), left
+
     def predict(
         self, tokens: Int64[Tensor, "B T"], state: ModelState | None = None
     ) -> tuple[Float[Tensor, "B V"], ModelState]:
