@@ -127,6 +127,15 @@ def run_sync(arguments: Sequence[str]) -> int:
     return 0
 
 
+def run_watch(arguments: Sequence[str]) -> int:
+    """Show where a run is, live: run_dir= [every_s= once=true json=true]."""
+    from helix.config import load_options
+    from helix.watch import WatchConfig, watch
+
+    watch(load_options(WatchConfig, arguments))
+    return 0
+
+
 def run_export(arguments: Sequence[str]) -> int:
     """Give weights away: consolidated run_dir= out= [step= dtype=]; or list run_dir= [json=]."""
     from helix.config import ConfigError, load_options, suggestion
@@ -192,6 +201,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "generate": run_generate,
     "plan": run_plan,
     "doctor": run_doctor,
+    "watch": run_watch,
     "sync": run_sync,
     "export": run_export,
     "evaluate": run_evaluate,

@@ -29,6 +29,7 @@ FLOORS = [
         "helix.sync",
         "helix.tune",
         "helix.preflight",
+        "helix.watch",
     ],
     ["data_tools", "evals", "slurm"],
     ["helix.demo", "helix.cli", "helix.__main__"],
