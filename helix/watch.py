@@ -155,7 +155,8 @@ def list_events(run_dir: str | Path, steps: Sequence[Record]) -> list[str]:
 
 def draw(standing: Standing, *, width: int = 60) -> Group:
     """Lay a standing out for a terminal."""
-    bar = ProgressBar(total=standing.n_steps, completed=standing.step, width=width)
+    bar = Table.grid()  # a bar by itself ends in no new line
+    bar.add_row(ProgressBar(total=standing.n_steps, completed=standing.step, width=width))
     head = Text(f"{standing.run_dir}  step {standing.step:,} of {standing.n_steps:,}, ")
     head.append(f"{standing.n_tokens:,} tokens")
     if standing.left_s:
