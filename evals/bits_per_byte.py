@@ -27,12 +27,13 @@ from evals.baselines import measure_baselines
 from evals.contract import Result, Subject, hash_file
 from helix import kernels
 from helix.batch import IGNORED
-from helix.config import ConfigError
+from helix.config import ConfigError, read_saved
 from helix.data import ValidationSource, build_validation
 from helix.data.progress import show_progress
-from helix.generate import Loaded, load_model, run_checkpoint
+from helix.generate import Loaded, load_model
 from helix.models.base import LanguageModel, ModelState
-from helix.training.checkpoint import read_state
+from helix.presets import PRESETS
+from helix.training import checkpoint
 
 NAME = "bits_per_byte"
 N_BOOTSTRAPS = 1000
@@ -48,7 +49,7 @@ class BitsPerByteConfig:
 
     Attributes:
         run_dir: Folder of a run.
-        step: Of which checkpoint; the newest where it is not given.
+        step: Of the checkpoint; or latest, or best.
         max_bytes: Text of each source, in UTF-8 bytes, chosen by the documents' hashes; all that
             is held out where it is not given.
         batch_documents: Documents read at a time.
@@ -57,7 +58,7 @@ class BitsPerByteConfig:
     """
 
     run_dir: str
-    step: int | None = None
+    step: str = "latest"
     max_bytes: int | None = None
     batch_documents: int = 8
     out: str = ""
@@ -92,7 +93,8 @@ def evaluate(options: BitsPerByteConfig) -> Result:
         ConfigError: There is no such run or checkpoint.
         DataError: The held-out text is missing or damaged.
     """
-    config, path = run_checkpoint(options.run_dir, step=options.step)
+    config = read_saved(options.run_dir, PRESETS)
+    path = checkpoint.find_intact(options.run_dir, options.step)
     loaded = load_model(config, path)
     subject = describe(options.run_dir, loaded, path)
     result = evaluate_model(loaded, subject, options)
@@ -273,7 +275,7 @@ def describe(run_dir: str, loaded: Loaded, path: Path) -> Subject:
     return Subject(
         name=run_dir,
         checkpoint=hash_file(path / "manifest.json"),
-        step=read_state(path).progress.step,
+        step=checkpoint.read_state(path).progress.step,
         tokenizer=loaded.tokenizer.fingerprint,
         precision="fp32",
         backends=chosen,

@@ -23,10 +23,10 @@ from helix.models import build_on_meta
 from helix.presets import PRESETS
 from helix.tokenizer import load_tokenizer
 from helix.training import checkpoint
-from helix.training.checkpoint import CheckpointError, TensorReader
+from helix.training.checkpoint import TensorReader
 from helix.training.checkpoint.files import Entry, write_tensors
 from helix.training.checkpoint.reading import read_state, refuse_other_model
-from helix.training.checkpoint.retention import by_score, choose
+from helix.training.checkpoint.retention import by_score
 from helix.training.optimizer import is_time_scale
 
 ExportDtype = Literal["fp32", "bf16"]
@@ -81,7 +81,7 @@ def export_consolidated(options: ConsolidatedConfig) -> Path:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out={out}: is there already; give a new folder")
     config = read_saved(options.run_dir, PRESETS)
-    path = find_intact(options.run_dir, options.step)
+    path = checkpoint.find_intact(options.run_dir, options.step)
     partial = out.absolute().with_name(f".partial-{out.absolute().name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -94,16 +94,6 @@ def export_consolidated(options: ConsolidatedConfig) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{out}: weights of {path.name} in {options.dtype}, {n_bytes / 1e9:.2f} GB")
     return out
-
-
-def find_intact(run_dir: str, which: str) -> Path:
-    """Find the checkpoint to export and hold it to its manifest."""
-    found = checkpoint.newest(run_dir) if which == "latest" else choose(run_dir, which)
-    if found is None:
-        raise ConfigError(f"run_dir={run_dir}: has no checkpoint yet; train it first")
-    if which != "latest" and not checkpoint.is_intact(found):
-        raise CheckpointError(f"{found}: damaged; restore it from a copy, or give another step=")
-    return found
 
 
 def write_weights(path: Path, out: Path, config: RunConfig, dtype: torch.dtype) -> int:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from helix.config import ConfigError, RunConfig, read_saved
+from helix.config import RunConfig, read_saved
 from helix.distributed import local_device
 from helix.models import build_on_meta
 from helix.models.base import LanguageModel
@@ -62,32 +62,14 @@ class Loaded:
 
 
 def load_run(run_dir: str | Path) -> Loaded:
-    """Load the newest intact checkpoint of a run for inference; see the two below for errors."""
-    return load_model(*run_checkpoint(run_dir))
-
-
-def run_checkpoint(run_dir: str | Path, *, step: int | None = None) -> tuple[RunConfig, Path]:
-    """Find a run's config and a checkpoint: of a step, or the newest intact one.
+    """Load the newest intact checkpoint of a run for inference, in float32.
 
     Raises:
-        ConfigError: The folder holds no run, or no such checkpoint.
-        CheckpointError: No checkpoint is intact, or the one asked for is not.
+        ConfigError: The folder holds no run, or no checkpoint yet.
+        CheckpointError: No checkpoint is intact, or it is of another model.
     """
     config = read_saved(run_dir, PRESETS)
-    if step is None:
-        found = checkpoint.newest(run_dir)
-        if found is None:
-            raise ConfigError(f"run_dir={run_dir}: has no checkpoint yet; train it first")
-        return config, found
-    saved = {own.step: own.path for own in checkpoint.list_saved(run_dir)}
-    if step not in saved:
-        there = ", ".join(map(str, saved)) or "none"
-        raise ConfigError(
-            f"step={step}: no checkpoint of that step in {run_dir}; there are {there}"
-        )
-    if not checkpoint.is_intact(saved[step]):
-        raise checkpoint.CheckpointError(f"{saved[step]}: damaged; choose another step")
-    return config, saved[step]
+    return load_model(config, checkpoint.find_intact(run_dir))
 
 
 def load_model(config: RunConfig, path: Path) -> Loaded:

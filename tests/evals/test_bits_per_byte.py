@@ -22,6 +22,7 @@ from evals.contract import read_result
 from helix.config import ConfigError
 from helix.data import Dataset
 from helix.generate import load_run
+from helix.training.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,5 @@ def test_figures_that_nobody_should_believe_are_warned_of(result):
 
 
 def test_a_step_that_has_no_checkpoint_is_refused(trained_run):
-    with pytest.raises(
-        ConfigError, match=r"step=7: no checkpoint of that step in .*; there are 18, 20"
-    ):
-        evaluate(BitsPerByteConfig(run_dir=trained_run.run_dir, step=7))
+    with pytest.raises(CheckpointError, match=r"step=7: no such checkpoint .* there: 18, 20"):
+        evaluate(BitsPerByteConfig(run_dir=trained_run.run_dir, step="7"))

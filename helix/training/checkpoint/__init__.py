@@ -25,7 +25,7 @@ from helix.training.checkpoint.reading import (
     read_state,
     read_weights,
 )
-from helix.training.checkpoint.retention import Retention, Saved, list_saved
+from helix.training.checkpoint.retention import Retention, Saved, find_intact, list_saved
 from helix.training.checkpoint.saving import Cost, Saver, save
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "State",
     "TensorReader",
     "checkpoints_dir",
+    "find_intact",
     "is_intact",
     "list_saved",
     "load",

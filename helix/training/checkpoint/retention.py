@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helix.config import ConfigError
 from helix.training.checkpoint.files import (
     LATEST,
     MANIFEST,
@@ -14,7 +15,7 @@ from helix.training.checkpoint.files import (
     step_of,
     sync,
 )
-from helix.training.checkpoint.reading import read_state
+from helix.training.checkpoint.reading import is_intact, newest, read_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,23 @@ def prune(newest: Path, retention: Retention) -> None:
     for path in steps.values():
         if path.name not in kept:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def find_intact(run_dir: str | Path, which: str = "latest") -> Path:
+    """Find a checkpoint by name, as `choose` does, and hold it to its manifest.
+
+    The latest that is damaged is passed over for the one before.
+
+    Raises:
+        ConfigError: The run has no checkpoint yet.
+        CheckpointError: There is none of that name, or it is not intact.
+    """
+    found = newest(run_dir) if which == "latest" else choose(run_dir, which)
+    if found is None:
+        raise ConfigError(f"run_dir={run_dir}: has no checkpoint yet; train it first")
+    if which != "latest" and not is_intact(found):
+        raise CheckpointError(f"{found}: damaged; restore it from a copy, or give another step=")
+    return found
 
 
 def choose(run_dir: str | Path, which: str) -> Path:
