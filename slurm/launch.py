@@ -9,7 +9,6 @@ The same from `python -m slurm.launch`. The only file that imports submitit.
 
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import shutil
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from helix import config as configs
 from helix.config import ConfigError, load_options, suggestion
+from helix.training.metrics import longest_save_s, read_records
 from slurm import jobs, local, snapshot, task
 from slurm.jobs import JobRecord, add_jobs
 from slurm.plan import (
@@ -220,20 +220,9 @@ def signal_before_s(options: LaunchConfig) -> int:
     """Choose how long before the limit SLURM sends USR2; it may come a minute early."""
     if options.signal_before_s is not None:
         return options.signal_before_s
-    longest_s = longest_save_s(Path(options.run_dir))
-    wanted = SIGNAL_BEFORE_S if longest_s is None else max(60, round(3 * longest_s) + 30)
+    longest_s = longest_save_s(read_records(options.run_dir))
+    wanted = SIGNAL_BEFORE_S if not longest_s else max(60, round(3 * longest_s) + 30)
     return min(wanted, options.time_min * 60 // 2)
-
-
-def longest_save_s(run_dir: Path) -> float | None:
-    """Find the longest save that a run has measured; None before there was one."""
-    longest = None
-    with contextlib.suppress(OSError), (run_dir / "metrics.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            if '"checkpoint/write_s"' in line:
-                with contextlib.suppress(ValueError):  # the last line may be cut off
-                    longest = max(longest or 0.0, float(json.loads(line)["checkpoint/write_s"]))
-    return longest
 
 
 def dry_script(options: LaunchConfig, verb: str, works: list[Work], folder: Path) -> str:

@@ -7,6 +7,7 @@ run that was killed writes some steps twice; `read_records` gives each step's la
 import json
 import math
 import sys
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -50,9 +51,9 @@ def read_records(run_dir: str | Path) -> list[Record]:
     return [by_step[key] for key in sorted(by_step)]
 
 
-def longest_save_s(run_dir: str | Path) -> float:
+def longest_save_s(records: Iterable[Record]) -> float:
     """Find how long the longest save of a run took, over all its attempts; 0 before the first."""
-    saves = (record.get("checkpoint/write_s") for record in read_records(run_dir))
+    saves = (record.get("checkpoint/write_s") for record in records)
     return max((seconds for seconds in saves if seconds), default=0.0)
 
 

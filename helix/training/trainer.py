@@ -5,6 +5,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,7 @@ class Trainer:
         Tensor  # UTF-8 bytes that each id stands for, on the CPU like the loader's batches
     )
     watchdog: Watchdog
+    known_save_s: float = 0.0  # the longest of the attempts before this one
     saver: Saver = field(init=False)
     guard: Guard = field(init=False)
     pace: Pace = field(init=False)
@@ -65,8 +67,7 @@ class Trainer:
         training = self.config.training
         self.guard = Guard(self.config.guard, self.progress.guard)
         self.pace = Pace(self.config.watchdog)
-        measured_s = longest_save_s(self.config.run_dir) if self.config.run_dir else 0.0
-        self.stops = Stops(first_save_s=measured_s or self.config.guard.first_save_s)
+        self.stops = Stops(first_save_s=self.known_save_s or self.config.guard.first_save_s)
         self.engine.enter = self.watchdog.enter
         kept = Retention(
             last=training.keep_checkpoints,
@@ -116,7 +117,8 @@ class Trainer:
         progress = resume(config.run_dir, engine, loader)
         if origin is not None and progress.step == 0:
             begin_from(origin, engine, config)
-        attempt = next_attempt(config.run_dir)
+        records = read_records(config.run_dir)
+        attempt = next_attempt(records)
         if distributed.is_main():
             configs.save(config, configs.saved_path(config.run_dir))
             engine.save_settings(Path(config.run_dir) / "deepspeed.json")
@@ -137,6 +139,7 @@ class Trainer:
                 world_size=world_size,
             ),
             bytes_of_token=torch.tensor(n_bytes),
+            known_save_s=longest_save_s(records),
         )
 
     def fit(self) -> int:
@@ -387,9 +390,9 @@ def refuse_other_vocabulary(n_vocab: int, tokenizer: Tokenizer) -> None:
         )
 
 
-def next_attempt(run_dir: str) -> int:
+def next_attempt(records: Sequence[Record]) -> int:
     """Count how often the run was started before."""
-    return 1 + max((int(record["attempt"]) for record in read_records(run_dir)), default=-1)
+    return 1 + max((int(record["attempt"]) for record in records), default=-1)
 
 
 def peak_gib(device: torch.device) -> float:
