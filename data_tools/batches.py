@@ -82,20 +82,35 @@ def choose_workers(inputs: Sequence[str | Path], n_workers: int) -> int:
     )
 
 
-def map_texts(
-    function: Callable[[list[str]], Result], documents: Iterable[Document], *, n_workers: int
+def map_batches(
+    function: Callable[[list[Item]], Result],
+    documents: Iterable[Document],
+    *,
+    pick: Callable[[Document], Item],
+    n_workers: int,
 ) -> Iterator[tuple[list[Document], Result]]:
-    """Apply a function to the texts of a batch at a time; yield the batch with its result.
+    """Apply a function to a batch at a time; yield the batch with its result, in order.
 
     Args:
         function: Picklable, of a module that imports nothing heavy (processes.py).
+        pick: What the function gets of each document.
     """
     ahead: deque[list[Document]] = deque()
 
-    def texts() -> Iterator[list[str]]:
+    def picked() -> Iterator[list[Item]]:
         for batch in batch_documents(documents):
             ahead.append(batch)
-            yield [document.text for document in batch]
+            yield [pick(document) for document in batch]
 
-    for result in map_in_order(function, texts(), n_workers=n_workers):
+    for result in map_in_order(function, picked(), n_workers=n_workers):
         yield ahead.popleft(), result
+
+
+def text_of(document: Document) -> str:
+    """Pick the text."""
+    return document.text
+
+
+def text_and_language(document: Document) -> tuple[str, str]:
+    """Pick the text and the language."""
+    return document.text, document.language

@@ -22,7 +22,7 @@ from data_tools.fetch import demo_documents
 from data_tools.options import run_program
 from data_tools.read_benchmark import Reading, compare_reading
 from helix.data import DataError
-from helix.tokenizer import TokenizerConfig, load_tokenizer
+from helix.tokenizer import load_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,7 @@ class BenchmarkOptions:
 
 def run(options: BenchmarkOptions) -> dict[str, object]:
     """Measure, and print tables."""
-    is_byte = options.tokenizer == "byte"
-    tokenizer = load_tokenizer(
-        TokenizerConfig(
-            kind="byte" if is_byte else "sentencepiece", path=None if is_byte else options.tokenizer
-        )
-    )
+    tokenizer = load_named(options.tokenizer)
     documents = read_documents(options.inputs) if options.inputs else demo_documents()
     with tempfile.TemporaryDirectory() as folder:
         readings = compare_reading(documents, tokenizer, Path(folder), n_repeats=options.n_repeats)

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.batches import choose_workers, map_texts, show_documents
+from data_tools.batches import choose_workers, map_batches, show_documents, text_of
 from data_tools.documents import Document
 from data_tools.evaluation_items import read_items
 from data_tools.fingerprints import hash_text
@@ -28,13 +28,13 @@ from data_tools.overlap_report import (
     OVERLAPPING,
     REPORT,
     HashFile,
-    hash_file,
     sort_hashes,
 )
 from data_tools.readers.files import find_files, refuse_inputs_within
 from data_tools.result_folder import SourceFiles, new_folder, open_text, place_folder, to_line
 from data_tools.text_options import TextOptions
 from helix.data import DataError
+from helix.data.files import hash_file
 
 SAMPLES = 5  # documents named for each item that was found
 NAMED_ITEMS = 1000  # uncheckable items named for each file; the number tells of all
@@ -237,7 +237,7 @@ def write_clean(index: EvaluationIndex, options: DecontaminateOptions, folder: P
         # not .jsonl: whoever gives the folder to the next verb means the documents
         open_text(folder / "removed.ndjson") as removed,
     ):
-        batches = map_texts(check, documents, n_workers=n_workers)
+        batches = map_batches(check, documents, pick=text_of, n_workers=n_workers)
         for document, overlaps in (pair for both in batches for pair in zip(*both, strict=True)):
             tally.add(document, overlaps, index.items)
             (overlapping if overlaps else clean).write(hash_text(document.text))

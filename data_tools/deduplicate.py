@@ -21,7 +21,7 @@ from typing import Literal, cast
 from rich.console import Console
 from rich.table import Table
 
-from data_tools.batches import choose_workers, map_texts, show_documents, show_stream
+from data_tools.batches import choose_workers, map_batches, show_documents, show_stream, text_of
 from data_tools.documents import Document
 from data_tools.duplicate_index import Counts, DuplicateIndex, Pair
 from data_tools.fingerprints import fingerprint_texts, hash_text
@@ -147,7 +147,7 @@ def fill_index(index: DuplicateIndex, options: DeduplicateOptions, bands: Bands 
     )
     n_workers = choose_workers(options.inputs, options.n_workers)
     documents = show_documents(options, "read documents")
-    for batch, prints in map_texts(fingerprint, documents, n_workers=n_workers):
+    for batch, prints in map_batches(fingerprint, documents, pick=text_of, n_workers=n_workers):
         index.add([(document.source, document.id) for document in batch], prints)
 
 

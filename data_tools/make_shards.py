@@ -31,7 +31,7 @@ from data_tools.text_options import TextOptions
 from helix.config import ConfigError
 from helix.data import DataError, Dataset
 from helix.data.shards import MANIFEST, Manifest, Source, Split
-from helix.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
+from helix.tokenizer import Tokenizer, load_named
 
 Group = Literal["source", "language", "domain"]
 ENCODED_AT_ONCE = 512  # documents handed to encode_many, so that it can use all cores
@@ -100,13 +100,9 @@ def regroup(document: Document, group: Group) -> Document:
 
 def run(options: MakeShardsOptions) -> Dataset:
     """Make a dataset of a person's own files."""
-    is_byte = options.tokenizer == "byte"
-    config = TokenizerConfig(
-        kind="byte" if is_byte else "sentencepiece", path=None if is_byte else options.tokenizer
-    )
     return make_shards(
         CheckedDocuments(options),
-        load_tokenizer(config),
+        load_named(options.tokenizer),
         options.out,
         validation_fraction=options.validation_fraction,
         seed=options.seed,

@@ -4,7 +4,6 @@ report.json names each evaluation file with its sha256, and two files of sorted 
 hashes of texts: those that were checked and are clean, and those that overlap.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from data_tools.documents import Document
 from data_tools.fingerprints import hash_text
 from helix.data import DataError
+from helix.data.files import hash_file
 
 REPORT = "report.json"
 CLEAN = "clean.hashes"
@@ -34,12 +34,6 @@ class HashFile:
     file: str
     n_hashes: int
     sha256: str
-
-
-def hash_file(path: Path) -> str:
-    """Give the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sort_hashes(path: Path) -> HashFile:

@@ -9,7 +9,6 @@ A sample of a tar is documents until they make SAMPLE_BYTES of ids:
 Nothing in a tar tells when or by whom it was written.
 """
 
-import hashlib
 import json
 import tarfile
 from array import array
@@ -22,6 +21,7 @@ import numpy as np
 from webdataset.writer import TarWriter
 
 from data_tools.documents import Document
+from helix.data.files import hash_file
 from helix.data.shards import INDEX_DTYPES, Index, Shard, Source, Split, checksum
 
 SAMPLE_BYTES = 256 * 1024  # ids per tar member: below, reading is bound by members, not by bytes
@@ -173,6 +173,5 @@ def tar_bytes(n_member_bytes: int) -> int:
 
 def describe_shard(root: Path, name: str) -> Shard:
     """Give a shard's entry in the manifest."""
-    with (root / name).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Shard(file=name, n_file_bytes=(root / name).stat().st_size, sha256=sha256)
+    file = root / name
+    return Shard(file=name, n_file_bytes=file.stat().st_size, sha256=hash_file(file))

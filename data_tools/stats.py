@@ -14,7 +14,7 @@ from data_tools.clean.report import lay_out
 from data_tools.options import run_program
 from helix.data import DataError, Dataset
 from helix.data.shards import SPLITS
-from helix.tokenizer import Tokenizer, TokenizerConfig, load_tokenizer
+from helix.tokenizer import Tokenizer, load_named
 
 QUANTILES = {"shortest": 0.0, "median": 0.5, "p90": 0.9, "p99": 0.99, "longest": 1.0}
 NAMED_LICENCES = 6
@@ -93,11 +93,7 @@ def read_tokenizer(name: str | None) -> Tokenizer | None:
     """Load a .model file or the bytes."""
     if name is None:
         return None
-    is_byte = name == "byte"
-    config = TokenizerConfig(
-        kind="byte" if is_byte else "sentencepiece", path=None if is_byte else name
-    )
-    return load_tokenizer(config)
+    return load_named(name)
 
 
 def collect_stats(path: str | Path, *, tokenizer: Tokenizer | None = None) -> list[SourceStats]:

@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 from evals.baselines import measure_baselines
-from evals.contract import Result, Subject, hash_file
+from evals.contract import Result, Subject
 from helix import kernels
 from helix.batch import IGNORED
 from helix.config import ConfigError, read_saved
 from helix.data import ValidationSource, build_validation
+from helix.data.files import hash_file
 from helix.data.progress import show_progress
 from helix.generate import Loaded, load_model
 from helix.models.base import LanguageModel, ModelState

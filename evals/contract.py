@@ -5,7 +5,6 @@ it was made with. All of them are in the result, by their hashes, so that two re
 themselves whether they may stand in one table.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,8 +114,3 @@ def refuse_other_sets(ours: Result, theirs: Result) -> None:
 def shorten(digest: str | None) -> str:
     """Cut a hash to what a person compares."""
     return digest[:12] if digest else "not there"
-
-
-def hash_file(path: Path) -> str:
-    """Give the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -447,7 +447,7 @@ def _is_text(base: Any, path: str) -> bool:
     return hint in (str, str | None)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Give an error's first line, or its kind where it says nothing."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 

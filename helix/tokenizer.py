@@ -239,6 +239,13 @@ def load_tokenizer(config: TokenizerConfig) -> Tokenizer:
     return SentencePieceTokenizer(config.path)
 
 
+def load_named(name: str) -> Tokenizer:
+    """Load a tokenizer by the one word that a tool is given: "byte", or a .model file."""
+    if name == "byte":
+        return load_tokenizer(TokenizerConfig(kind="byte"))
+    return load_tokenizer(TokenizerConfig(path=name))
+
+
 def n_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

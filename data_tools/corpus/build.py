@@ -22,6 +22,7 @@ from data_tools.corpus.registries import Package, download_recipe
 from data_tools.documents import Document, write_documents
 from data_tools.processes import end_with_parent
 from helix.data import DataError
+from helix.data.files import hash_file
 from helix.data.progress import show_progress
 
 N_DOWNLOADS = 4
@@ -261,12 +262,6 @@ def hash_code() -> str:
     files = sorted(file for file in Path(__file__).parent.glob("*.py"))
     hashes = [hash_file(file) for file in files if file.name not in NOT_READING]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def hash_file(path: Path) -> str:
-    """Hash a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,7 +5,6 @@ kept. Scores lie in a file in between, so the memory does not grow with the inpu
 """
 
 import json
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -13,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_tools.batches import batch_documents, choose_workers, show_documents
+from data_tools.batches import choose_workers, map_batches, show_documents, text_and_language
 from data_tools.clean.report import SAMPLE_CHARACTERS
 from data_tools.documents import Document
-from data_tools.processes import map_in_order
 from data_tools.result_folder import (
     SourceFiles,
     check_source,
@@ -111,30 +109,16 @@ def score_documents(options: ValueOptions, scorer: Scorer, folder: Path) -> dict
     curves: dict[str, Curve] = {}
     documents = show_documents(options, "score documents")
     n_workers = choose_workers(options.inputs, options.n_workers)
+    judge = partial(judge_texts, scorer=scorer)
     with (folder / JUDGEMENTS).open("wb") as file:
-        for batch, judgements in judge_batches(documents, scorer, n_workers=n_workers):
+        judged = map_batches(judge, documents, pick=text_and_language, n_workers=n_workers)
+        for batch, judgements in judged:
             file.write(np.array(judgements, dtype=ROW).tobytes())
             for document, judgement in zip(batch, judgements, strict=True):
                 if document.source not in curves:
                     curves[check_source(document.source)] = Curve()
                 curves[document.source].add(judgement.step, len(document.text.encode()))
     return curves
-
-
-def judge_batches(
-    documents: Iterable[Document], scorer: Scorer, *, n_workers: int
-) -> Iterator[tuple[list[Document], list[Judgement]]]:
-    """Yield each batch with the judgements on it, in order."""
-    ahead: deque[list[Document]] = deque()
-
-    def texts() -> Iterator[list[tuple[str, str]]]:
-        for batch in batch_documents(documents):
-            ahead.append(batch)
-            yield [(document.text, document.language) for document in batch]
-
-    judge = partial(judge_texts, scorer=scorer)
-    for judgements in map_in_order(judge, texts(), n_workers=n_workers):
-        yield ahead.popleft(), judgements
 
 
 def choose_steps(

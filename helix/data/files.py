@@ -87,10 +87,15 @@ def check_length(file: Path, n_bytes: int) -> None:
         raise DataError(f"{file}: {what}: {found:,} bytes, the manifest says {n_bytes:,}; {REPAIR}")
 
 
+def hash_file(file: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def check_hash(file: Path, sha256: str) -> None:
     """Refuse a shard whose bytes are not those that were written."""
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = hash_file(file)
     if found != sha256:
         raise DataError(
             f"{file}: bytes changed (SHA-256 {found[:16]}, the manifest says {sha256[:16]}); "

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from helix import distributed
+from helix.config import first_line
 from helix.training.requeue import requeue_once
 
 # gloo and the store raise plain RuntimeErrors: their words, as torch 2.13 has them.
@@ -88,8 +89,3 @@ def await_mark(folder: Path) -> Path | None:
         if marks or time.monotonic() > until:
             return marks[0] if marks else None
         time.sleep(0.2)
-
-
-def first_line(error: BaseException) -> str:
-    """Give an error's first line, or its kind where it says nothing."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
