@@ -7,11 +7,12 @@ dataset. The same documents give the same bytes.
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -151,19 +152,11 @@ def make_shards(
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     id_dtype = "<u2" if tokenizer.n_vocab <= 65_536 else "<u4"
-    shares = share_out(documents, survey, splits.tolist())
-    written: dict[str, dict[str, Source]] = {split: {} for split in SPLITS}
-    with contextlib.ExitStack() as stack:
-        writers: dict[tuple[Split, str], SourceWriter] = {}
-        for key, document, ids in encode(shares, tokenizer, id_dtype=id_dtype):
-            if key not in writers:
-                writers[key] = SourceWriter(
-                    partial, *key, id_dtype=id_dtype, shard_bytes=shard_bytes, with_text=with_text
-                )
-                stack.callback(writers[key].close)
-            writers[key].add(document, ids)
-        for (split, source), writer in sorted(writers.items()):
-            written[split][source] = writer.finish()
+    shares = encode(share_out(documents, survey, splits.tolist()), tokenizer, id_dtype=id_dtype)
+    writer_of = functools.partial(
+        SourceWriter, partial, id_dtype=id_dtype, shard_bytes=shard_bytes, with_text=with_text
+    )
+    written = write_shares(shares, writer_of)
     manifest = Manifest(
         tokenizer_fingerprint=tokenizer.fingerprint,
         n_vocab=tokenizer.n_vocab,
@@ -183,6 +176,24 @@ def make_shards(
     (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     place_folder(partial, path)
     return Dataset.open(path)
+
+
+def write_shares(
+    shares: Iterable[tuple[tuple[Split, str], Document, bytes]],
+    writer_of: Callable[[Split, str], SourceWriter],
+) -> dict[str, dict[str, Source]]:
+    """Write each document to its split and source; give the manifest's entries."""
+    written: dict[str, dict[str, Source]] = {split: {} for split in SPLITS}
+    with contextlib.ExitStack() as stack:
+        writers: dict[tuple[Split, str], SourceWriter] = {}
+        for key, document, ids in shares:
+            if key not in writers:
+                writers[key] = writer_of(*key)
+                stack.callback(writers[key].close)
+            writers[key].add(document, ids)
+        for (split, source), writer in sorted(writers.items()):
+            written[split][source] = writer.finish()
+    return written
 
 
 def share_out(
