@@ -1,6 +1,7 @@
 """Text of a tokenizer: what is held out to measure it on, and the sentences that it learns from."""
 
 import heapq
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ class HeldOut:
         self.languages: set[str] = set()
         self._kept: dict[str, list[tuple[float, int, Document]]] = defaultdict(list)
         self._n_bytes: dict[str, int] = defaultdict(int)
+        self._ceiling: dict[str, float] = defaultdict(lambda: math.inf)
 
     @property
     def documents(self) -> list[Document]:
@@ -48,12 +50,19 @@ class HeldOut:
             yield from self._keep(place, number, document)
 
     def _keep(self, place: float, number: int, document: Document) -> Iterator[Document]:
-        """Keep a document; yield those that must make room and may train."""
+        """Keep a document; yield those that must make room and may train.
+
+        Room that a long document left is not given to one with a higher hash: which documents
+        are kept would depend on the order in which they came.
+        """
         heap, language = self._kept[document.language], document.language
         heapq.heappush(heap, (-place, number, document))
         self._n_bytes[language] += len(document.text.encode())
-        while self._n_bytes[language] > self.max_bytes and len(heap) > 1:
-            crowded_out = heapq.heappop(heap)[2]
+        while len(heap) > 1 and (
+            self._n_bytes[language] > self.max_bytes or -heap[0][0] >= self._ceiling[language]
+        ):
+            negative_place, _, crowded_out = heapq.heappop(heap)
+            self._ceiling[language] = min(self._ceiling[language], -negative_place)
             self._n_bytes[language] -= len(crowded_out.text.encode())
             if crowded_out.split != "validation":
                 yield crowded_out
