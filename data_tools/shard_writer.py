@@ -2,7 +2,7 @@
 
 A sample of a tar is documents until they make SAMPLE_BYTES of ids:
 
-    de-000000-000000.json     [{"id", "n_tokens", "n_bytes"}, ...]
+    de-000000-000000.json     [{"id", "n_tokens", "n_bytes"}, ...], "domain", "pair" where known
     de-000000-000000.jsonl    the documents themselves, one a line; where text is asked for
     de-000000-000000.tokens   their ids, little-endian, one document after the other
 
@@ -148,10 +148,11 @@ class SourceWriter:
 
 def describe(sample: Sequence[Entry]) -> bytes:
     """Name the documents of a sample, with the lengths that cut its ids apart."""
-    facts = [
-        {"id": entry.document.id, "n_tokens": entry.n_ids, "n_bytes": entry.n_bytes}
-        for entry in sample
-    ]
+    facts = []
+    for entry in sample:
+        fact = {"id": entry.document.id, "n_tokens": entry.n_ids, "n_bytes": entry.n_bytes}
+        told = {"domain": entry.document.domain, "pair": entry.document.pair}
+        facts.append(fact | {name: value for name, value in told.items() if value})
     return json.dumps(facts, ensure_ascii=False).encode()
 
 

@@ -5,188 +5,181 @@
 A document is read from its start with the state carried along, so that neither the length of a
 row nor what else is in a batch decides what the model has seen. The end of a document is a target
 too and is charged to the model. No constant of tokens per byte enters.
-
-Dims: B documents, T tokens of a piece.
 """
 
 import math
-import sys
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from evals.baselines import measure_baselines
-from evals.contract import Result, Subject
-from helix import kernels
-from helix.batch import IGNORED
-from helix.config import ConfigError, read_saved
-from helix.data import ValidationSource, build_validation
-from helix.data.files import hash_file
-from helix.data.progress import show_progress
-from helix.generate import Loaded, load_model
-from helix.models.base import LanguageModel, ModelState
-from helix.presets import PRESETS
-from helix.training import checkpoint
+from evals.contract import Measure, Result, hash_texts
+from evals.evaluation import Evaluation
+from evals.examinee import Examinee, held_out_text
+from evals.options import Options
+from evals.scoring import document_row, score_rows
+from evals.twins import describe_twins, measure_twins
+from helix.config import ConfigError
+from helix.data import ValidationSource
+from helix.data.names import document_facts
+from helix.scoring import PIECE_TOKENS, Row
 
-NAME = "bits_per_byte"
-N_BOOTSTRAPS = 1000
-INTERVAL = (0.025, 0.975)
-PIECE_TOKENS = 1024  # read at a time; the state is carried to the next piece
+UNIT = "bits/byte"
 PLAUSIBLE = 0.25  # bits per byte; below it the text was most likely trained on
+FEW_DOCUMENTS = 30
 FIRST_POSITIONS = 64  # of a document; figures by position double from there
 
 
 @dataclass(frozen=True, kw_only=True)
-class BitsPerByteConfig:
+class BitsPerByteOptions(Options):
     """Options of `helix evaluate bits_per_byte`.
 
     Attributes:
-        run_dir: Folder of a run.
-        step: Of the checkpoint; or latest, or best.
         max_bytes: Text of each source, in UTF-8 bytes, chosen by the documents' hashes; all that
             is held out where it is not given.
-        batch_documents: Documents read at a time.
-        out: JSON file to write.
-        json: Print JSON instead of a table.
     """
 
-    run_dir: str
-    step: str = "latest"
     max_bytes: int | None = None
-    batch_documents: int = 8
-    out: str = ""
-    json: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_documents < 1:
-            raise ConfigError(f"batch_documents={self.batch_documents}: give at least 1")
+        super().__post_init__()
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ConfigError(f"max_bytes={self.max_bytes}: give at least 1, or leave it out")
 
 
-@dataclass(frozen=True)
-class DocumentCosts:
-    """What each document of a source costs, in the order of the set.
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One held-out document and what it cost.
 
     Attributes:
-        nats: Sum over its targets.
-        n_bytes: UTF-8 bytes of its text.
-        by_position: Sum of nats and number of targets, by position in the document.
+        pair: The same in all translations of one text; empty where there are none.
+        nats: Of each target.
     """
 
+    source: str
+    language: str
+    domain: str
+    pair: str
+    text: str
     nats: NDArray[np.float64]
-    n_bytes: NDArray[np.int64]
-    by_position: dict[str, tuple[float, int]]
+
+    @property
+    def bits(self) -> float:
+        """All of it."""
+        return float(self.nats.sum()) / math.log(2)
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of the text."""
+        return len(self.text.encode())
 
 
-def evaluate(options: BitsPerByteConfig) -> Result:
-    """Evaluate a run's checkpoint, print a table, and write the result where it is asked for.
-
-    Raises:
-        ConfigError: There is no such run or checkpoint.
-        DataError: The held-out text is missing or damaged.
-    """
-    config = read_saved(options.run_dir, PRESETS)
-    path = checkpoint.find_intact(options.run_dir, options.step)
-    loaded = load_model(config, path)
-    subject = describe(options.run_dir, loaded, path)
-    result = evaluate_model(loaded, subject, options)
-    if options.out:
-        result.save(options.out)
-    if options.json:
-        sys.stdout.write(result.to_json())
-    else:
-        print_result(result)
-    return result
-
-
-def evaluate_model(loaded: Loaded, subject: Subject, options: BitsPerByteConfig) -> Result:
-    """Score a model on the held-out documents of its run's dataset."""
-    data = replace(loaded.config.data, validation_bytes=options.max_bytes)
-    sources = build_validation(data, loaded.tokenizer, rank=0, world_size=1, n_rows=1)
-    figures: dict[str, Any] = {}
-    for source in sources:
-        costs = score_source(loaded.model, source, batch_documents=options.batch_documents)
-        text = "".join(source.texts()).encode()
-        figures[source.name] = describe_costs(source, costs, text)
+def measure(examinee: Examinee, options: BitsPerByteOptions) -> Result:
+    """Score a model on held-out documents."""
+    sources = held_out_text(examinee, options, max_bytes=options.max_bytes)
+    documents = [d for source in sources for d in score_source(examinee, source, options)]
+    by_source = group(documents, lambda document: document.source)
+    parts = {f"source/{name}": own for name, own in by_source.items()}
+    for name, key in (("language", language_of), ("domain", domain_of)):
+        groups = group(documents, key)
+        parts |= {f"{name}/{part}": own for part, own in groups.items() if part}
+    measures = {
+        f"{name}/bits_per_byte": measure_bits(own) for name, own in parts.items()
+    } | measure_twins(documents)
+    figures = {
+        "sources": {name: describe_source(own) for name, own in by_source.items()},
+        "twins": describe_twins(documents),
+    }
     return Result(
-        evaluation=NAME,
-        subject=subject,
-        settings={"piece_tokens": PIECE_TOKENS, "n_bootstraps": N_BOOTSTRAPS},
-        sets={source.name: source.fingerprint for source in sources},
+        evaluation=EVALUATION.name,
+        subject=examinee.subject,
+        settings={"piece_tokens": PIECE_TOKENS},
+        sets={name: hash_texts(d.text for d in own) for name, own in by_source.items()},
+        measures=measures,
         figures=figures,
-        warnings=find_warnings(figures),
+        warnings=find_warnings(measures, figures["sources"]),
     )
 
 
 def score_source(
-    model: LanguageModel, source: ValidationSource, *, batch_documents: int
-) -> DocumentCosts:
-    """Read every document of a source, those of like length together."""
-    index = source.dataset.indexes[source.name]
-    documents = np.array(source.documents)
-    by_length = documents[np.argsort(index.n_ids[documents], kind="stable")]
-    nats = dict.fromkeys(source.documents, 0.0)
-    by_position: dict[str, tuple[float, int]] = {}
-    starts = range(0, len(by_length), batch_documents)
-    for start in show_progress(starts, f"score {source.name}"):
-        chosen = by_length[start : start + batch_documents].tolist()
-        rows = [source.dataset.read(source.name, document) for document in chosen]
-        costs = score_documents(model, rows, padding=source.tokenizer.eos_id)
-        for document, cost in zip(chosen, costs, strict=True):
-            nats[document] = float(cost.sum())
-            add_positions(by_position, cost)
-    return DocumentCosts(
-        nats=np.array([nats[document] for document in source.documents]),
-        n_bytes=index.n_bytes[documents].astype(np.int64),
-        by_position=by_position,
+    examinee: Examinee, source: ValidationSource, options: BitsPerByteOptions
+) -> list[Scored]:
+    """Read every document of a source."""
+    texts = list(source.texts())
+    if examinee.tokenizer.fingerprint == source.tokenizer.fingerprint:
+        rows = [Row(ids) for ids in source.rows()]
+    else:
+        rows = [document_row(examinee.tokenizer, text) for text in texts]
+    scores = score_rows(examinee, rows, options, title=f"score {source.name}")
+    facts = document_facts(source.dataset, source.name, source.documents)
+    return [
+        Scored(
+            source=source.name,
+            language=source.language,
+            domain=fact.domain,
+            pair=fact.pair,
+            text=text,
+            nats=own.nats,
+        )
+        for text, own, fact in zip(texts, scores, facts, strict=True)
+    ]
+
+
+def group(documents: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str, list[Scored]]:
+    """Put documents together that share a key, in the order of keys."""
+    groups: dict[str, list[Scored]] = {}
+    for document in documents:
+        groups.setdefault(key(document), []).append(document)
+    return dict(sorted(groups.items()))
+
+
+def language_of(document: Scored) -> str:
+    """Give the language of a document."""
+    return document.language
+
+
+def domain_of(document: Scored) -> str:
+    """Give the domain of a document in its language; empty where nobody said."""
+    return f"{document.domain}/{document.language}" if document.domain else ""
+
+
+def measure_bits(documents: Sequence[Scored]) -> Measure:
+    """Measure bits per byte over some documents."""
+    return Measure(
+        numerators=[document.bits for document in documents],
+        denominators=[float(document.n_bytes) for document in documents],
+        unit=UNIT,
+        is_lower_better=True,
     )
 
 
-@torch.no_grad()
-def score_documents(
-    model: LanguageModel, rows: Sequence[NDArray], *, padding: int
-) -> list[NDArray[np.float64]]:
-    """Give the nats of each target of each document, read from its first token.
-
-    Args:
-        rows: Ids of whole documents, with bos and eos.
-        padding: Fills short rows up; nothing before it can see it.
-    """
-    device = next(model.parameters()).device
-    longest = max(len(row) for row in rows) - 1
-    tokens = np.full((len(rows), longest), padding, np.int64)
-    targets = np.full((len(rows), longest), IGNORED, np.int64)
-    for number, row in enumerate(rows):
-        tokens[number, : len(row) - 1] = row[:-1]
-        targets[number, : len(row) - 1] = row[1:]
-    pieces: list[torch.Tensor] = []
-    state: ModelState | None = None
-    for start in range(0, longest, PIECE_TOKENS):
-        piece = slice(start, start + PIECE_TOKENS)
-        cost, state = model.score(
-            torch.from_numpy(tokens[:, piece]).to(device),
-            torch.from_numpy(targets[:, piece]).to(device),
-            state,
-        )
-        pieces.append(cost.double().cpu())
-    costs = torch.cat(pieces, dim=1).numpy()
-    return [cost[: len(row) - 1] for cost, row in zip(costs, rows, strict=True)]
+def describe_source(documents: Sequence[Scored]) -> dict[str, Any]:
+    """Name what a source's figures are read beside: baselines on the same bytes, and positions."""
+    text = "".join(document.text for document in documents).encode()
+    return {
+        "language": documents[0].language,
+        "n_documents": len(documents),
+        "n_bytes": len(text),
+        "n_tokens": sum(len(document.nats) for document in documents),
+        "nats_per_token_by_position": by_position(documents),
+        "baselines": asdict(measure_baselines(text)),
+    }
 
 
-def add_positions(totals: dict[str, tuple[float, int]], cost: NDArray[np.float64]) -> None:
-    """Add a document's costs to those of the positions 0 to 63, 64 to 127, 128 to 255 ..."""
-    for name, part in positions(len(cost)):
-        nats, n_targets = totals.get(name, (0.0, 0))
-        totals[name] = nats + float(cost[part].sum()), n_targets + len(cost[part])
+def by_position(documents: Sequence[Scored]) -> dict[str, float]:
+    """Give nats per token at the positions 0 to 63, 64 to 127, 128 to 255 ... of documents."""
+    totals: dict[str, tuple[float, int]] = {}
+    for document in documents:
+        for name, part in positions(len(document.nats)):
+            nats, n_targets = totals.get(name, (0.0, 0))
+            own = document.nats[part]
+            totals[name] = nats + float(own.sum()), n_targets + len(own)
+    return {name: nats / n_targets for name, (nats, n_targets) in totals.items()}
 
 
 def positions(n_tokens: int) -> Iterator[tuple[str, slice]]:
@@ -197,67 +190,21 @@ def positions(n_tokens: int) -> Iterator[tuple[str, slice]]:
         start, end = end, 2 * end
 
 
-def describe_costs(source: ValidationSource, costs: DocumentCosts, text: bytes) -> dict[str, Any]:
-    """Name the figures of a source, with baselines on the same bytes and an interval."""
-    n_bytes = int(costs.n_bytes.sum())
-    assert n_bytes == len(text), "the index and the text disagree on the bytes"
-    low, high = interval(bootstrap(costs.nats, costs.n_bytes))
-    baselines = measure_baselines(text)
-    return {
-        "language": source.language,
-        "bits_per_byte": bits_per_byte(float(costs.nats.sum()), n_bytes),
-        "interval_95": [low, high],
-        "n_documents": len(costs.nats),
-        "n_bytes": n_bytes,
-        "bits_per_document": costs.nats.sum() / math.log(2) / len(costs.nats),
-        "nats_per_token_by_position": {
-            name: nats / n_targets for name, (nats, n_targets) in costs.by_position.items()
-        },
-        "baselines": {
-            "order0": baselines.order0,
-            "order1": baselines.order1,
-            "gzip": 8 * len(zlib.compress(text, 9)) / n_bytes,
-            "xz": baselines.xz,
-        },
-        "documents": {"nats": costs.nats.tolist(), "n_bytes": costs.n_bytes.tolist()},
-    }
-
-
-def bits_per_byte(nats: float, n_bytes: int) -> float:
-    """Turn nats and bytes into bits per byte."""
-    return nats / math.log(2) / n_bytes
-
-
-def bootstrap(nats: NDArray[np.float64], n_bytes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Draw documents anew, each time as many, from a fixed seed; give the bits per byte of each."""
-    draw = np.random.default_rng(0).multinomial(
-        len(nats), np.full(len(nats), 1 / len(nats)), size=N_BOOTSTRAPS
-    )
-    return draw @ nats / math.log(2) / (draw @ n_bytes)
-
-
-def interval(draws: NDArray[np.float64]) -> tuple[float, float]:
-    """Give the bounds between which 95% of the draws lie."""
-    low, high = np.quantile(draws, INTERVAL)
-    return float(low), float(high)
-
-
-def find_warnings(figures: dict[str, Any]) -> list[str]:
+def find_warnings(measures: dict[str, Measure], sources: dict[str, Any]) -> list[str]:
     """Say what a reader must know before believing the figures."""
     warnings = []
-    for name, own in figures.items():
-        if own["bits_per_byte"] < PLAUSIBLE:
-            warnings.append(
-                f"{name}: {own['bits_per_byte']:.3f} bits per byte is implausibly few: was this "
-                "text trained on?"
-            )
-        if own["bits_per_byte"] > own["baselines"]["order1"]:
-            warnings.append(f"{name}: worse than counts of pairs of bytes")
-        if own["n_documents"] < 30:
-            warnings.append(f"{name}: {own['n_documents']} documents say little")
     by_language: dict[str, list[str]] = {}
-    for name, own in figures.items():
+    for name, own in sources.items():
+        value = measures[f"source/{name}/bits_per_byte"].value
         by_language.setdefault(own["language"], []).append(name)
+        if value < PLAUSIBLE:
+            warnings.append(
+                f"{name}: {value:.3f} bits per byte is implausibly few: was this text trained on?"
+            )
+        if value > own["baselines"]["order1"]:
+            warnings.append(f"{name}: worse than counts of pairs of bytes")
+        if own["n_documents"] < FEW_DOCUMENTS:
+            warnings.append(f"{name}: {own['n_documents']} documents say little")
     warnings += [
         f"{language}: all of one source, {names[0]}: no figure for the language at large"
         for language, names in by_language.items()
@@ -266,43 +213,41 @@ def find_warnings(figures: dict[str, Any]) -> list[str]:
     return warnings
 
 
-def describe(run_dir: str, loaded: Loaded, path: Path) -> Subject:
-    """Say what is evaluated, and how."""
-    device = next(loaded.model.parameters()).device
-    chosen = {
-        name: next(row.backend for row in kernels.candidates(name) if row.available)
-        for name in kernels.BACKENDS
-    }
-    return Subject(
-        name=run_dir,
-        checkpoint=hash_file(path / "manifest.json"),
-        step=checkpoint.read_state(path).progress.step,
-        tokenizer=loaded.tokenizer.fingerprint,
-        precision="fp32",
-        backends=chosen,
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-    )
-
-
-def print_result(result: Result) -> None:
+def show(result: Result, console: Console) -> None:
     """Print a table for a person."""
-    table = Table(title=f"Bits per byte, {result.subject.name}, step {result.subject.step}")
-    for name in ("source", "bits/byte", "95%", "order-1", "gzip", "xz", "documents", "kB"):
-        table.add_column(name, justify="left" if name == "source" else "right")
-    for name, own in result.figures.items():
-        low, high = own["interval_95"]
-        base = own["baselines"]
+    subject = result.subject
+    at = "" if subject.step is None else f", step {subject.step}"
+    table = Table(title=f"Bits per byte, {subject.name}{at}")
+    for name in ("", "bits/byte", "95%", "order-1", "gzip", "xz", "ppm", "documents", "kB"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, measure in result.measures.items():
+        if not name.endswith("/bits_per_byte"):
+            continue
+        low, high = measure.interval_95
+        part = name.removesuffix("/bits_per_byte")
+        own = result.figures["sources"].get(part.removeprefix("source/"), {})
         table.add_row(
-            name,
-            f"{own['bits_per_byte']:.4f}",
+            part,
+            f"{measure.value:.4f}",
             f"{low:.3f}-{high:.3f}",
-            f"{base['order1']:.3f}",
-            f"{base['gzip']:.3f}",
-            f"{base['xz']:.3f}",
-            f"{own['n_documents']:,}",
-            f"{own['n_bytes'] / 1e3:,.0f}",
+            *(show_bits(own.get("baselines", {}).get(b)) for b in ("order1", "gzip", "xz", "ppm")),
+            f"{len(measure.numerators):,}",
+            f"{math.fsum(measure.denominators) / 1e3:,.0f}",
         )
-    console = Console()
     console.print(table)
-    for warning in result.warnings:
-        console.print(f"beware: {warning}", soft_wrap=True, markup=False)
+    for name, own in result.figures["twins"].items():
+        low, high = own["gap_interval_95"]
+        console.print(
+            f"{name}, {own['n_pairs']} translated twins: {own['gap_per_byte']:.3f} times the bits "
+            f"per byte ({low:.3f}-{high:.3f}), {own['gap_per_document']:.3f} times the bits per "
+            "document",
+            soft_wrap=True,
+        )
+
+
+def show_bits(value: float | None) -> str:
+    """Write a baseline, or nothing."""
+    return "" if value is None else f"{value:.3f}"
+
+
+EVALUATION = Evaluation("bits_per_byte", BitsPerByteOptions, measure, show)

@@ -1,91 +1,140 @@
 """Two results of one evaluation side by side, and whether their difference is more than chance.
 
-Documents are drawn in pairs, so that hard documents are hard for both.
+Items are drawn in pairs, so that a hard document is hard for both.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evals.bits_per_byte import NAME, bootstrap, interval
-from evals.contract import Result, read_result, refuse_other_sets
+from evals.contract import (
+    Measure,
+    Result,
+    bootstrap,
+    finite,
+    interval,
+    read_results,
+    refuse_other_sets,
+)
 from helix.config import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What the second has over the first, in one part of the set.
+    """What the second has over the first, in one measure.
 
     Attributes:
         interval_95: Of the difference.
         is_clear: Whether the interval leaves out zero.
+        is_better: Whether the second is the better one, clear or not.
     """
 
-    part: str
+    evaluation: str
+    measure: str
+    unit: str
     first: float
     second: float
     difference: float
     interval_95: tuple[float, float]
     is_clear: bool
+    is_better: bool
 
 
 def compare(first: Result, second: Result) -> list[Difference]:
-    """Compare two results document by document.
+    """Compare two results measure by measure.
 
     Raises:
-        ConfigError: They are not of the same set, or of an evaluation that has no documents.
+        ConfigError: They are not of the same set.
     """
     refuse_other_sets(first, second)
-    if first.evaluation != NAME:
-        raise ConfigError(f"{first.evaluation}: has no comparison yet")
-    return [compare_part(part, first.figures[part], second.figures[part]) for part in first.figures]
+    return [
+        compare_measure(first.evaluation, name, first.measures[name], second.measures[name])
+        for name in first.measures
+        if name in second.measures
+    ]
 
 
-def compare_part(part: str, first: dict[str, Any], second: dict[str, Any]) -> Difference:
-    """Compare one source's documents in pairs."""
-    n_bytes = np.array(first["documents"]["n_bytes"])
-    ours, theirs = (np.array(own["documents"]["nats"]) for own in (first, second))
-    low, high = interval(bootstrap(theirs - ours, n_bytes))
+def compare_measure(evaluation: str, name: str, first: Measure, second: Measure) -> Difference:
+    """Compare one measure, its items drawn in pairs."""
+    if len(first.numerators) != len(second.numerators):
+        raise ConfigError(
+            f"{evaluation}, {name}: {len(first.numerators)} and {len(second.numerators)} items: "
+            "evaluate both with one version of helix"
+        )
+    ours, theirs = (
+        bootstrap(np.array(own.numerators), np.array(own.denominators)) for own in (first, second)
+    )
+    low, high = interval(theirs - ours)
+    difference = second.value - first.value
     return Difference(
-        part=part,
-        first=first["bits_per_byte"],
-        second=second["bits_per_byte"],
-        difference=second["bits_per_byte"] - first["bits_per_byte"],
+        evaluation=evaluation,
+        measure=name,
+        unit=first.unit,
+        first=first.value,
+        second=second.value,
+        difference=difference,
         interval_95=(low, high),
         is_clear=not low <= 0 <= high,
+        is_better=(difference < 0) == first.is_lower_better,
     )
 
 
-def print_comparison(paths: list[str], *, is_json: bool) -> list[Difference]:
-    """Read two results, compare them and print the differences.
+def compare_files(paths: Sequence[str]) -> list[Difference]:
+    """Compare the evaluations that two files have in common.
 
     Raises:
-        ConfigError: There are not two files, or they cannot be compared.
+        ConfigError: There are not two files, they have no evaluation in common, or one of them is
+            not of the same set.
     """
     if len(paths) != 2:
         raise ConfigError("evaluate compare: give two results, as in compare a.json b.json")
-    first, second = map(read_result, paths)
-    found = compare(first, second)
+    first, second = ({r.evaluation: r for r in read_results(path)} for path in paths)
+    shared = [name for name in first if name in second]
+    if not shared:
+        raise ConfigError(
+            f"{paths[0]} has {', '.join(first)} and {paths[1]} has {', '.join(second)}: no "
+            "evaluation in common"
+        )
+    return [found for name in shared for found in compare(first[name], second[name])]
+
+
+def print_comparison(paths: Sequence[str], *, is_json: bool) -> None:
+    """Read two files of results, compare them and print the differences; see compare_files."""
+    found = compare_files(paths)
     if is_json:
-        print(json.dumps([vars(own) for own in found], indent=1))
-        return found
-    table = Table(title=f"{first.evaluation}: {paths[0]} and {paths[1]}")
-    for name in ("part", "first", "second", "difference", "95%", ""):
-        table.add_column(name, justify="left" if name in ("part", "") else "right")
+        print(json.dumps([to_dict(own) for own in found], indent=1))
+        return
+    table = Table(title=f"{paths[0]} and {paths[1]}")
+    for name in ("", "first", "second", "difference", "95%", "verdict"):
+        table.add_column(name, justify="left" if name in ("", "verdict") else "right")
     for own in found:
         low, high = own.interval_95
-        verdict = "clear" if own.is_clear else "may be chance"
         table.add_row(
-            own.part,
+            f"{own.evaluation} {own.measure}",
             f"{own.first:.4f}",
             f"{own.second:.4f}",
             f"{own.difference:+.4f}",
             f"{low:+.4f} to {high:+.4f}",
-            verdict,
+            judge(own),
         )
     Console().print(table)
-    return found
+
+
+def judge(own: Difference) -> str:
+    """Say in words what a difference means."""
+    if not own.is_clear:
+        return "may be chance"
+    return "better" if own.is_better else "worse"
+
+
+def to_dict(own: Difference) -> dict[str, Any]:
+    """Give a difference for JSON, which has no number for NaN."""
+    fields = asdict(own)
+    for name in ("first", "second", "difference"):
+        fields[name] = finite(fields[name])
+    return fields | {"interval_95": [*map(finite, own.interval_95)]}

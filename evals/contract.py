@@ -5,15 +5,25 @@ it was made with. All of them are in the result, by their hashes, so that two re
 themselves whether they may stand in one table.
 """
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 import helix
 from helix.config import ConfigError, write_whole
 
-FORMAT = 1
+FORMAT = 2
+N_BOOTSTRAPS = 1000
+INTERVAL = (0.025, 0.975)
+N_NAMED = 12  # characters of a hash that a person compares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,21 +32,91 @@ class Subject:
 
     Attributes:
         name: Run folder, or model, as a person calls it.
-        checkpoint: SHA-256 of the checkpoint's manifest, which hashes all its files.
-        step: Optimizer steps that it has taken.
+        checkpoint: SHA-256 of what defines the weights: a run's checkpoint manifest, which hashes
+            all its files, or the weight files of a Hugging Face model.
+        step: Optimizer steps that it has taken; None where that is not known.
         tokenizer: The tokenizer's fingerprint.
         precision: Of weights and arithmetic.
         backends: Kernel to the backend that ran.
         device: In words.
+        n_parameters: Of the model, a tied weight counted once.
     """
 
     name: str
     checkpoint: str
-    step: int
+    step: int | None
     tokenizer: str
     precision: str
     backends: dict[str, str]
     device: str
+    n_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A figure that is a ratio of sums over the items of a set, in the set's order.
+
+        value = sum(numerators) / sum(denominators)
+
+    A mean has denominators of 1. Items are what an interval draws anew: documents, questions.
+
+    Attributes:
+        numerators: One an item.
+        denominators: One an item.
+        unit: Of the value, as "bits/byte" or "share".
+    """
+
+    numerators: list[float]
+    denominators: list[float]
+    unit: str
+    is_lower_better: bool
+
+    @classmethod
+    def mean(cls, values: Iterable[float], *, unit: str, is_lower_better: bool) -> "Measure":
+        """Measure a mean over items."""
+        numerators = [float(value) for value in values]
+        return cls(
+            numerators=numerators,
+            denominators=[1.0] * len(numerators),
+            unit=unit,
+            is_lower_better=is_lower_better,
+        )
+
+    @property
+    def value(self) -> float:
+        """The figure; NaN without items."""
+        total = math.fsum(self.denominators)
+        return math.fsum(self.numerators) / total if total else math.nan
+
+    @cached_property
+    def interval_95(self) -> tuple[float, float]:
+        """Where the figure lies for 95% of sets drawn anew from these items."""
+        return interval(bootstrap(np.array(self.numerators), np.array(self.denominators)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give what is written of it; value and interval are there to be read, not to be used."""
+        return {"value": finite(self.value), "interval_95": [*map(finite, self.interval_95)]} | (
+            asdict(self)
+        )
+
+
+def bootstrap(
+    numerators: NDArray[np.float64], denominators: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Draw items anew, each time as many, from a fixed seed; give each draw's ratio of sums."""
+    n_items = len(numerators)
+    if n_items == 0:
+        return np.full(1, np.nan)
+    draw = np.random.default_rng(0).multinomial(
+        n_items, np.full(n_items, 1 / n_items), size=N_BOOTSTRAPS
+    )
+    return (draw @ numerators) / (draw @ denominators)
+
+
+def interval(draws: NDArray[np.float64]) -> tuple[float, float]:
+    """Give the bounds between which 95% of the draws lie."""
+    low, high = np.quantile(draws, INTERVAL)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +127,8 @@ class Result:
         evaluation: Its name, as on the command line.
         settings: What the figures depend on beside subject and set.
         sets: Part of the evaluation set to the hash of its content and order.
-        figures: Part to its figures; what a part is depends on the evaluation.
+        measures: Figures with their items: what is compared and drawn.
+        figures: What else is worth keeping: baselines, tables, samples.
         warnings: What a reader must know before believing the figures.
     """
 
@@ -55,36 +136,57 @@ class Result:
     subject: Subject
     settings: dict[str, Any]
     sets: dict[str, str]
-    figures: dict[str, Any]
-    warnings: list[str]
+    measures: dict[str, Measure]
+    figures: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     helix_version: str = helix.__version__
-    format: int = FORMAT
 
-    def to_json(self) -> str:
-        """Write the result; the same evaluation gives the same text."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the result to a file, whole or not at all."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), self.to_json())
+    def to_dict(self) -> dict[str, Any]:
+        """Give what is written of the result."""
+        fields = {name: value for name, value in vars(self).items() if name != "measures"}
+        measures = {name: measure.to_dict() for name, measure in self.measures.items()}
+        return fields | {"subject": asdict(self.subject), "measures": measures}
 
 
-def read_result(path: str | Path) -> Result:
-    """Read a result.
+def to_json(results: Sequence[Result]) -> str:
+    """Write results; the same evaluations give the same text."""
+    written = {"format": FORMAT, "results": [result.to_dict() for result in results]}
+    text = json.dumps(written, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return text + "\n"
+
+
+def save_results(results: Sequence[Result], path: str | Path) -> None:
+    """Write results to a file, whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(path), to_json(results))
+
+
+def read_results(path: str | Path) -> list[Result]:
+    """Read the results of a file.
 
     Raises:
         ConfigError: The file is missing or holds none.
     """
     try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        if fields["format"] != FORMAT:
-            raise ValueError(f"format {fields['format']}, this helix reads {FORMAT}")
-        return Result(**fields | {"subject": Subject(**fields["subject"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        written = json.loads(Path(path).read_text(encoding="utf-8"))
+        if written["format"] != FORMAT:
+            raise ValueError(f"format {written['format']}, this helix reads {FORMAT}")
+        return [read_result(fields) for fields in written["results"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path}: no result of an evaluation ({error}); helix evaluate ... out={path} makes one"
         ) from None
+
+
+def read_result(fields: dict[str, Any]) -> Result:
+    """Read one result from what was written of it."""
+    derived = ("value", "interval_95")
+    measures = {
+        name: Measure(**{key: held for key, held in own.items() if key not in derived})
+        for name, own in fields["measures"].items()
+    }
+    subject = Subject(**fields["subject"])
+    return Result(**fields | {"subject": subject, "measures": measures})
 
 
 def refuse_other_sets(ours: Result, theirs: Result) -> None:
@@ -103,7 +205,7 @@ def refuse_other_sets(ours: Result, theirs: Result) -> None:
         if one != other:
             raise ConfigError(
                 f"{part}: the sets differ ({shorten(one)} and {shorten(other)}): figures of "
-                "different text cannot be compared; evaluate both on one dataset and max_bytes"
+                "different text cannot be compared; evaluate both on one set, with one size"
             )
     for name in sorted(ours.settings.keys() | theirs.settings.keys()):
         one, other = ours.settings.get(name), theirs.settings.get(name)
@@ -111,6 +213,21 @@ def refuse_other_sets(ours: Result, theirs: Result) -> None:
             raise ConfigError(f"{name}: {one} and {other}: evaluate both with one setting")
 
 
+def hash_texts(texts: Iterable[str]) -> str:
+    """Hash texts and their order; where one ends and the next begins counts, too."""
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
 def shorten(digest: str | None) -> str:
     """Cut a hash to what a person compares."""
-    return digest[:12] if digest else "not there"
+    return digest[:N_NAMED] if digest else "not there"
+
+
+def finite(value: float) -> float | None:
+    """Give None for what JSON has no number for."""
+    return value if math.isfinite(value) else None

@@ -75,22 +75,22 @@ def run_plan(arguments: Sequence[str]) -> int:
 
 
 def run_evaluate(arguments: Sequence[str]) -> int:
-    """Measure: bits_per_byte run_dir= [step= max_bytes= out=]; compare A B; throughput preset=."""
+    """Evaluate: run_dir= [tasks= out= json=]; or NAME run_dir= ...; compare A B; throughput."""
+    verb, *words = arguments or [""]
+    if verb in OTHER_EVALUATIONS:
+        OTHER_EVALUATIONS[verb](words)
+        return 0
+    from evals import EVALUATIONS
+    from evals.suite import run
     from helix.config import ConfigError, suggestion
+    from slurm.environment import adopt
 
-    name, *words = arguments or [""]
-    if name not in EVALUATIONS:
-        raise ConfigError(f"evaluate {name}: no such evaluation{suggestion(name, EVALUATIONS)}")
-    EVALUATIONS[name](words)
+    known = [*EVALUATIONS, *OTHER_EVALUATIONS]
+    if verb and "=" not in verb and verb not in known:
+        raise ConfigError(f"evaluate {verb}: no such evaluation{suggestion(verb, known)}")
+    adopt(os.environ)
+    run(arguments)
     return 0
-
-
-def evaluate_bits_per_byte(words: Sequence[str]) -> None:
-    """Score the held-out documents of a run's dataset."""
-    from evals.bits_per_byte import BitsPerByteConfig, evaluate
-    from helix.config import load_options
-
-    evaluate(load_options(BitsPerByteConfig, words))
 
 
 def compare_results(words: Sequence[str]) -> None:
@@ -111,8 +111,8 @@ def evaluate_throughput(words: Sequence[str]) -> None:
     evaluate(load(rest, PRESETS), options)
 
 
-EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
-    "bits_per_byte": evaluate_bits_per_byte,
+# Beside those of evals.EVALUATIONS, which take a model and give a Result.
+OTHER_EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
     "compare": compare_results,
     "throughput": evaluate_throughput,
 }

@@ -42,6 +42,8 @@ class TrainingConfig:
         deepspeed: Name of a file in ds_configs (zero1, zero2, zero3, zero3_offload, cpu) or a path.
         clip_norm: Global gradient norm above which gradients are scaled down; 0 never does.
         validate_every_steps: 0 validates before the first and after the last step only.
+        validation_rows: Rows of `data.n_context` tokens that one rank scores at a time; its memory
+            and speed, and no figure, follow from it.
         checkpoint_every_steps: 0 saves after the last step only.
         keep_checkpoints: How many of the newest checkpoints stay on disk.
         keep_every_steps: Checkpoints of each so many-th step stay for ever; 0 keeps none for that.

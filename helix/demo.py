@@ -177,7 +177,7 @@ def summarise(config: RunConfig, *, wall_s: float) -> dict[str, Any]:
     """
     scored = [r for r in read_records(config.run_dir) if any("validation/" in k for k in r)]
     loaded = load_run(config.run_dir)
-    sources = build_validation(config.data, loaded.tokenizer, rank=0, world_size=1, n_rows=1)
+    sources = build_validation(config.data, loaded.tokenizer)
     # on the very bytes that the model was scored on
     baselines = {s.name: measure_baselines("".join(s.texts()).encode()) for s in sources}
     samples = {}

@@ -5,16 +5,31 @@ import hashlib
 import math
 import os
 import random
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+Value = TypeVar("Value")
+
 
 def is_initialized() -> bool:
     """Tell whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
+
+
+def join() -> None:
+    """Meet the ranks that a launcher started beside this process, where it started any.
+
+    The group is gloo's: what evaluations hand each other are numbers on the CPU. Training makes
+    its own (helix.training.engine.join_ranks).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_device())
+        dist.init_process_group("gloo")
 
 
 def rank() -> int:
@@ -88,6 +103,15 @@ def from_main(text: str) -> str:
     held = [text]
     dist.broadcast_object_list(held, src=0)  # between our own ranks only: nothing foreign is read
     return held[0]
+
+
+def gather(value: Value) -> list[Value]:
+    """Hand every rank's value to every rank, in the order of ranks."""
+    if world_size() == 1:
+        return [value]
+    held: list[Value] = [value] * world_size()
+    dist.all_gather_object(held, value, group=host_group())  # as above: nothing foreign is read
+    return held
 
 
 def barrier() -> None:

@@ -17,6 +17,7 @@ FLOORS = [
     ["helix.mixers"],
     ["helix.models"],
     ["helix.data"],
+    ["helix.scoring"],
     ["helix.training.schedule", "helix.training.optimizer"],
     ["helix.config"],
     ["helix.presets"],
@@ -47,6 +48,7 @@ HOMES = {
     "submitit": ["slurm/launch.py"],
     "fsspec": ["helix/data/remote.py"],
     "filelock": ["helix/data/cache.py"],
+    "pyppmd": ["evals/baselines.py"],
     "fla": ["helix/kernels/"],
     "mamba_ssm": ["helix/kernels/"],
 }

@@ -6,46 +6,97 @@ bytes between two `.tokens` members hold it: one pread, however large the shard 
 
 import io
 import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from helix.data.shards import DataError, Dataset, json_members
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """What a document was called where it came from.
+
+    Attributes:
+        domain: Kind of text; empty where nobody said.
+        pair: The same in all translations of one text; empty where there are none.
+    """
+
+    id: str
+    domain: str = ""
+    pair: str = ""
+
+
 def document_id(dataset: Dataset, source: str, document: int) -> str:
-    """Look up the id of one document.
+    """Look up the id of one document; see `document_facts` for errors."""
+    (fact,) = document_facts(dataset, source, [document])
+    return fact.id
+
+
+def document_facts(dataset: Dataset, source: str, documents: Iterable[int]) -> list[Fact]:
+    """Look up what some documents were called, reading each member that names them once.
 
     Raises:
-        DataError: The shard does not say, or says it of another document.
+        DataError: A shard does not say, or says it of another document.
     """
+    firsts = first_documents(dataset, source)
+    found: list[Fact] = []
+    held: tuple[int, list[dict]] = (-1, [])
+    for document in documents:
+        first = int(firsts[np.searchsorted(firsts, document, side="right") - 1])
+        if first != held[0]:
+            held = first, read_member(dataset, source, first)
+        found.append(find_fact(dataset, source, document, held[1][document - first :]))
+    return found
+
+
+def find_fact(dataset: Dataset, source: str, document: int, facts: list[dict]) -> Fact:
+    """Take the first of some facts as a document's, if it is."""
     index = dataset.indexes[source]
-    first, start = find_member(dataset, source, document)
-    end = int(index.offset[first])
-    file = dataset.store.shard(dataset.sources[source].shards[index.shard[document]])
     try:
-        facts = read_facts(dataset.files.pread(file, end - start, start))
-        fact = facts[document - first]
-        told = int(fact["n_tokens"]), int(fact["n_bytes"])
+        told = int(facts[0]["n_tokens"]), int(facts[0]["n_bytes"])
         if told != (index.n_ids[document], index.n_bytes[document]):
             raise ValueError(f"{told[0]} tokens and {told[1]} bytes, the index says otherwise")
-        return str(fact["id"])
-    except (tarfile.TarError, ValueError, LookupError, TypeError) as error:
-        raise DataError(
-            f"{file}: document {document} of {source!r}: its name, at byte {start}, is damaged "
-            f"({error}); {dataset.store.repair}"
-        ) from None
+        domain, pair = (str(facts[0].get(name, "")) for name in ("domain", "pair"))
+        return Fact(id=str(facts[0]["id"]), domain=domain, pair=pair)
+    except (ValueError, LookupError, TypeError) as error:
+        raise damaged(dataset, source, document, error) from None
 
 
-def find_member(dataset: Dataset, source: str, document: int) -> tuple[int, int]:
-    """Find the first document of a document's member, and the byte after the member before."""
+def damaged(dataset: Dataset, source: str, document: int, error: Exception) -> DataError:
+    """Say that a document's name cannot be read, and where."""
+    index = dataset.indexes[source]
+    file = dataset.store.shard(dataset.sources[source].shards[index.shard[document]])
+    return DataError(
+        f"{file}: document {document} of {source!r}: its name is damaged ({error}); "
+        f"{dataset.store.repair}"
+    )
+
+
+def first_documents(dataset: Dataset, source: str) -> NDArray[np.intp]:
+    """Give the first document of each .tokens member."""
     index = dataset.indexes[source]
     itemsize = np.dtype(dataset.manifest.id_dtype).itemsize
     end = index.offset + index.n_ids * np.uint64(itemsize)
     is_first = np.r_[True, (index.offset[1:] != end[:-1]) | (index.shard[1:] != index.shard[:-1])]
-    first = int(np.flatnonzero(is_first[: document + 1])[-1])
-    if first == 0 or index.shard[first - 1] != index.shard[first]:
-        return first, 0
-    return first, -(-int(end[first - 1]) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return np.flatnonzero(is_first)
+
+
+def read_member(dataset: Dataset, source: str, first: int) -> list[dict]:
+    """Read the .json member that names a document which begins a .tokens member."""
+    index = dataset.indexes[source]
+    itemsize = np.dtype(dataset.manifest.id_dtype).itemsize
+    start = 0
+    if first > 0 and index.shard[first - 1] == index.shard[first]:
+        end = int(index.offset[first - 1]) + int(index.n_ids[first - 1]) * itemsize
+        start = -(-end // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    file = dataset.store.shard(dataset.sources[source].shards[index.shard[first]])
+    try:
+        return read_facts(dataset.files.pread(file, int(index.offset[first]) - start, start))
+    except (tarfile.TarError, ValueError) as error:
+        raise damaged(dataset, source, first, error) from None
 
 
 def read_facts(members: bytes) -> list[dict]:

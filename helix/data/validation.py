@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from helix.batch import Batch
-from helix.data.packing import pack_rows, whole_document
-from helix.data.rows import RowReader
 from helix.data.shards import DataError, Dataset, Index
-from helix.data.stream import DataConfig, open_dataset, share_of
+from helix.data.stream import DataConfig, open_dataset
 from helix.tokenizer import Tokenizer
 
 
@@ -32,27 +30,11 @@ class ValidationSource:
     dataset: Dataset
     tokenizer: Tokenizer
     documents: tuple[int, ...]
-    n_context: int
-    n_rows: int
-    rank: int
-    world_size: int
 
-    def batches(self) -> Iterator[Batch]:
-        """Yield this rank's rows of each group of `n_rows`; every rank yields as many batches.
-
-        What fills up the last row and the last group is a document of its own, with no targets.
-        """
-        n_ids = self.dataset.indexes[self.name].n_ids
-        whole = (whole_document(self.name, i, int(n_ids[i])) for i in self.documents)
-        rows = list(pack_rows(whole, n_context=self.n_context))
-        share = share_of(self.n_rows, self.rank, self.world_size)
-        reader = RowReader(self.dataset)
-        for start in range(0, len(rows), self.n_rows):
-            group = rows[start : start + self.n_rows]
-            group += [[] for _ in range(self.n_rows - len(group))]
-            yield reader.read_rows(
-                group[share], n_context=self.n_context, padding=self.tokenizer.eos_id
-            )
+    def rows(self) -> Iterator[NDArray[np.uint32]]:
+        """Yield the ids of each document, with bos and eos, in the order of `documents`."""
+        for document in self.documents:
+            yield self.dataset.read(self.name, document)
 
     def texts(self) -> Iterator[str]:
         """Yield the documents as text: `n_bytes` of UTF-8 in all."""
@@ -60,19 +42,13 @@ class ValidationSource:
             yield self.tokenizer.decode(self.dataset.read(self.name, document).tolist())
 
 
-def build_validation(
-    config: DataConfig, tokenizer: Tokenizer, *, rank: int, world_size: int, n_rows: int
-) -> list[ValidationSource]:
+def build_validation(config: DataConfig, tokenizer: Tokenizer) -> list[ValidationSource]:
     """Open the held-out split, one ValidationSource for each source of the dataset.
-
-    Args:
-        n_rows: Rows read at a time over all ranks; a multiple of `world_size`.
 
     Raises:
         DataError: The dataset is missing, damaged, made with another tokenizer, or holds
             nothing out.
     """
-    share_of(n_rows, rank, world_size)
     dataset = open_dataset(config, tokenizer, "validation")
     if not dataset.sources:
         raise DataError(
@@ -89,10 +65,6 @@ def build_validation(
             dataset=dataset,
             tokenizer=tokenizer,
             documents=tuple(documents.tolist()),
-            n_context=config.n_context,
-            n_rows=n_rows,
-            rank=rank,
-            world_size=world_size,
         )
         for name, source in dataset.sources.items()
         for documents in [choose_documents(dataset.indexes[name], config.validation_bytes)]

@@ -9,7 +9,10 @@ reason, where the library or the device is missing.
 import functools
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
@@ -113,7 +116,33 @@ def candidates(name: str) -> list[Candidate]:
     return [*rows, *absent]
 
 
-@functools.cache
+@dataclass
+class Choices:
+    """What is chosen while a model is built.
+
+    Attributes:
+        forced: Backend of every kernel, whatever its config says; None leaves it to the config.
+        chosen: Kernel to the backend that it got.
+    """
+
+    forced: str | None = None
+    chosen: dict[str, str] = field(default_factory=dict)
+
+
+_choices: ContextVar[Choices | None] = ContextVar("choices", default=None)
+
+
+@contextmanager
+def choosing(forced: str | None = None) -> Iterator[dict[str, str]]:
+    """Note which backend each kernel gets inside, and give all of them one where it is named."""
+    choices = Choices(forced)
+    token = _choices.set(choices)
+    try:
+        yield choices.chosen
+    finally:
+        _choices.reset(token)
+
+
 def select(name: str, backend: str) -> Callable:
     """Import the function that computes a kernel, and log the choice.
 
@@ -125,6 +154,15 @@ def select(name: str, backend: str) -> Callable:
         ValueError: The backend named cannot run here, or there is none of that name; choose
             another or "auto".
     """
+    choices = _choices.get() or Choices()
+    chosen, function = choose(name, choices.forced or backend)
+    choices.chosen[name] = chosen
+    return function
+
+
+@functools.cache
+def choose(name: str, backend: str) -> tuple[str, Callable]:
+    """Find the backend that runs here, and its function; see `select`."""
     rows = candidates(name)
     usable = [row for row in rows if row.available and backend in ("auto", row.backend)]
     if not usable:
@@ -132,7 +170,7 @@ def select(name: str, backend: str) -> Callable:
         raise ValueError(f"{name}.backend={backend}: not available here; auto or one of {known}")
     chosen = usable[0].backend
     logger.info("kernel %s: backend %s", name, chosen)
-    return _load(BACKENDS[name][chosen])
+    return chosen, _load(BACKENDS[name][chosen])
 
 
 def _refusal(target: str) -> str:

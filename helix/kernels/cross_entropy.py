@@ -52,21 +52,28 @@ def linear_cross_entropy(
     return _LinearCrossEntropy.apply(hidden, weight, targets, chunk_rows, ignored, with_gradients)
 
 
-def token_nll(
+def token_scores(
     hidden: Float[Tensor, "N D"],
     weight: Float[Tensor, "V D"],
     targets: Int64[Tensor, " N"],
     *,
     chunk_rows: int,
     ignored: int = -100,
-) -> Float[Tensor, " N"]:
-    """Give each token's negative log-likelihood in nats, 0 where ignored, without gradient."""
+) -> tuple[Float[Tensor, " N"], Int64[Tensor, " N"]]:
+    """Score each token by itself, without gradient.
+
+    Returns:
+        Negative log-likelihoods in nats, 0 where ignored, and ranks: how many entries of the
+        vocabulary are likelier than the target.
+    """
+    nats, ranks = [], []
     with torch.no_grad():
-        losses = [
-            F.cross_entropy(_product(h, weight.T), t, ignore_index=ignored, reduction="none")
-            for h, t in zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True)
-        ]
-        return torch.cat(losses)
+        for h, t in zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True):
+            logits = _product(h, weight.T)
+            nats.append(F.cross_entropy(logits, t, ignore_index=ignored, reduction="none"))
+            chosen = logits.gather(1, t.clamp(min=0)[:, None])
+            ranks.append((logits > chosen).sum(dim=1))
+    return torch.cat(nats), torch.cat(ranks)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -5,7 +5,7 @@ Dims: B rows, T tokens, V vocabulary.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -31,33 +31,50 @@ class Output:
     auxiliary: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
 
 
+class TokenScores(NamedTuple):
+    """What each target of some rows cost.
+
+    Attributes:
+        nats: Negative log-likelihoods in nats, in float32 or better; 0 where there is no target.
+        ranks: How many entries of the vocabulary were likelier; 0 is the greedy choice.
+    """
+
+    nats: Float[Tensor, "B T"]
+    ranks: Int64[Tensor, "B T"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A piece of one document a row, read after the pieces before it.
+
+    Attributes:
+        targets: As those of a Batch.
+        state: What the pieces before this left; None at the beginning.
+    """
+
+    tokens: Int64[Tensor, "B T"]
+    targets: Int64[Tensor, "B T"]
+    state: ModelState | None = None
+
+
 class LanguageModel(nn.Module, ABC):
     """A model of token sequences."""
 
+    def forward(self, given: Batch | Piece) -> Output | tuple[TokenScores, ModelState]:
+        """Take a batch's loss, or score a piece; all goes through here, where ZeRO-3 hooks in."""
+        return self.score(given) if isinstance(given, Piece) else self.loss(given)
+
     @abstractmethod
-    def forward(self, batch: Batch) -> Output:
-        """Score a batch of packed documents."""
+    def loss(self, batch: Batch) -> Output:
+        """Take the loss of a batch of packed documents."""
+
+    @abstractmethod
+    def score(self, piece: Piece) -> tuple[TokenScores, ModelState]:
+        """Score each target of a piece by itself; give the state after its last token, too."""
 
     @abstractmethod
     def tie_weights(self) -> None:
         """Make parameters that are one tensor by design one tensor again."""
-
-    @abstractmethod
-    def score(
-        self,
-        tokens: Int64[Tensor, "B T"],
-        targets: Int64[Tensor, "B T"],
-        state: ModelState | None = None,
-    ) -> tuple[Float[Tensor, "B T"], ModelState]:
-        """Read tokens of one document a row and give what each target costs in nats.
-
-        Args:
-            state: What the tokens before these left; None at the beginning.
-
-        Returns:
-            Nats, in float32 or better, 0 where the target is ignored, and the state after the last
-            token.
-        """
 
     @abstractmethod
     def predict(

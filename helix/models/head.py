@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from helix import kernels
 from helix.batch import IGNORED
 from helix.kernels.chunks import scan_dtype
-from helix.kernels.cross_entropy import token_nll
+from helix.kernels.cross_entropy import token_scores
+from helix.models.base import TokenScores
 
 
 class TiedHead(nn.Module):
@@ -32,16 +33,25 @@ class TiedHead(nn.Module):
         self.cross_entropy_fp8 = kernels.select("cross_entropy_fp8", "auto") if is_fp8 else None
 
     def forward(
-        self, hidden: Float[Tensor, "B T D"], targets: Int64[Tensor, "B T"] | None
-    ) -> Float[Tensor, "..."]:
+        self,
+        hidden: Float[Tensor, "B T D"],
+        targets: Int64[Tensor, "B T"] | None,
+        *,
+        by_token: bool = False,
+    ) -> Float[Tensor, "..."] | TokenScores:
         """Sum the loss over the targets in nats; without targets give the last token's logits.
 
+        Args:
+            by_token: Score each target by itself instead, without gradient.
+
         Returns:
-            A float32 scalar, or float32 logits of shape (B, V).
+            A float32 scalar, float32 logits of shape (B, V), or scores.
         """
         if targets is None:
             dtype = scan_dtype(hidden)
             return hidden[:, -1].to(dtype) @ self.weight.to(dtype).T
+        if by_token:
+            return self.score(hidden, targets)
         in_training = self.cross_entropy_fp8 or self.cross_entropy
         cross_entropy = in_training if torch.is_grad_enabled() else self.cross_entropy
         return cross_entropy(
@@ -52,15 +62,14 @@ class TiedHead(nn.Module):
             ignored=IGNORED,
         )
 
-    def score(
-        self, hidden: Float[Tensor, "B T D"], targets: Int64[Tensor, "B T"]
-    ) -> Float[Tensor, "B T"]:
-        """Give what each target costs in nats, in float32 or better; 0 where it is ignored."""
-        costs = token_nll(
+    def score(self, hidden: Float[Tensor, "B T D"], targets: Int64[Tensor, "B T"]) -> TokenScores:
+        """Score each target by itself."""
+        nats, ranks = token_scores(
             hidden.flatten(0, 1),
             self.weight,
             targets.flatten(),
             chunk_rows=self.chunk_rows,
             ignored=IGNORED,
         )
-        return costs.to(scan_dtype(hidden)).view(targets.shape)
+        nats = nats.to(scan_dtype(hidden))
+        return TokenScores(nats.view(targets.shape), ranks.view(targets.shape))

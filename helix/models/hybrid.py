@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from helix.batch import Batch
 from helix.kernels.fp8 import check_width
-from helix.models.base import LanguageModel, ModelState, Output
+from helix.models.base import LanguageModel, ModelState, Output, Piece, TokenScores
 from helix.models.head import TiedHead
 from helix.models.stack import Stack, StackConfig
 
@@ -63,8 +63,8 @@ class Hybrid(LanguageModel):
             is_fp8="head" in config.fp8.split(),
         )
 
-    def forward(self, batch: Batch) -> Output:
-        """Score a batch of packed documents."""
+    def loss(self, batch: Batch) -> Output:
+        """Take the loss of a batch of packed documents."""
         hidden, _ = self.stack(self.embedding(batch.tokens), batch.document_ids)
         return Output(loss=self.head(hidden, batch.targets), n_targets=batch.n_targets)
 
@@ -72,15 +72,11 @@ class Hybrid(LanguageModel):
         """Give the head the embedding's weight."""
         self.head.weight = self.embedding.weight
 
-    def score(
-        self,
-        tokens: Int64[Tensor, "B T"],
-        targets: Int64[Tensor, "B T"],
-        state: ModelState | None = None,
-    ) -> tuple[Float[Tensor, "B T"], ModelState]:
-        """Read tokens of one document a row and give what each target costs in nats."""
-        hidden, left = self.stack(self.embedding(tokens), torch.zeros_like(tokens), state)
-        return self.head.score(hidden, targets), left
+    def score(self, piece: Piece) -> tuple[TokenScores, ModelState]:
+        """Score each target of a piece by itself; give the state after its last token, too."""
+        documents = torch.zeros_like(piece.tokens)
+        hidden, left = self.stack(self.embedding(piece.tokens), documents, piece.state)
+        return self.head(hidden, piece.targets, by_token=True), left
 
     def predict(
         self, tokens: Int64[Tensor, "B T"], state: ModelState | None = None

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from helix import config as configs
 from helix.config import ConfigError, load, to_dict
-from helix.data.stream import share_of
 from helix.preflight.context import Context
 from helix.preflight.findings import Facts, Seen
 from helix.presets import PRESETS
@@ -43,7 +42,6 @@ def look_at_batch(context: Context) -> Seen:
     """Hold what DeepSpeed is told to the run's own numbers."""
     run, n_ranks = context.of_run, context.world_size
     settings = compose_ds_config(run, n_ranks)
-    share_of(run.training.validation_rows, 0, n_ranks)
     micro, n_times, rows = (
         int(settings[key])
         for key in (

@@ -25,7 +25,7 @@ from torch import Tensor
 from helix.batch import Batch
 from helix.config import ConfigError, RunConfig, suggestion, write_whole
 from helix.distributed import local_device
-from helix.models.base import LanguageModel, Output
+from helix.models.base import LanguageModel, ModelState, Output, Piece, TokenScores
 from helix.training.optimizer import build_optimizer, is_time_scale
 from helix.training.pace import ForwardTimer
 from helix.training.veto import Accept, Veto, accept_finite, drop_plain_step
@@ -338,12 +338,12 @@ class Engine:
         )
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch) -> Output:
-        """Score a batch without gradients."""
+    def score(self, piece: Piece) -> tuple[TokenScores, ModelState]:
+        """Score each target of a piece by itself, without gradients; a collective call."""
         self.engine.eval()
-        output = self.engine(batch)
+        scored = self.engine(piece)
         self.engine.train()
-        return output
+        return scored
 
     def write_parameter(self, name: str, state: ParameterState) -> None:
         """Set one parameter and its moments on every rank; a collective call.

@@ -19,7 +19,7 @@ from helix.config import ConfigError, RunConfig
 from helix.data import ReadAhead, ValidationSource, build_loader, build_validation
 from helix.data.provenance import name_documents
 from helix.models import build_model
-from helix.models.base import Output
+from helix.models.base import ModelState, Piece, TokenScores
 from helix.tokenizer import Tokenizer, load_tokenizer
 from helix.training import incidents
 from helix.training.checkpoint import Cost, Progress, Retention, Saver
@@ -105,13 +105,7 @@ class Trainer:
                 seed=config.seed,
             )
         )
-        validation = build_validation(
-            config.data,
-            tokenizer,
-            rank=rank,
-            world_size=world_size,
-            n_rows=training.validation_rows,
-        )
+        validation = build_validation(config.data, tokenizer)
         model = build_model(config.model, seed=config.seed, device="cpu")
         engine = Engine(model, config)
         progress = resume(config.run_dir, engine, loader)
@@ -304,7 +298,12 @@ class Trainer:
 
     def validate(self) -> None:
         """Score the held-out documents of each source and write the figures."""
-        scores = score_sources(self.evaluate, self.validation, self.engine.device)
+        scores = score_sources(
+            self.score,
+            self.validation,
+            device=self.engine.device,
+            batch_tokens=self.config.training.validation_rows * self.config.data.n_context,
+        )
         record: Record = {}
         for name, score in scores.items():
             record[f"validation/{name}/bits_per_byte"] = score.bits_per_byte
@@ -314,10 +313,10 @@ class Trainer:
             mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
             self.validated = self.progress.step, mean
 
-    def evaluate(self, batch: Batch) -> Output:
-        """Score a batch without gradients."""
+    def score(self, piece: Piece) -> tuple[TokenScores, ModelState]:
+        """Score a piece of some documents without gradients."""
         self.watchdog.enter("validate")
-        return self.engine.evaluate(batch)
+        return self.engine.score(piece)
 
     def save(self) -> None:
         """Begin a checkpoint of this step; the saver's `poll` or `finish` makes it whole.

@@ -3,19 +3,17 @@
     bits per byte = sum of nats over all targets / ln 2 / UTF-8 bytes of the documents
 
 The ends of documents are targets too and are charged to the model. No constant of tokens per byte
-enters.
+enters. `helix evaluate bits_per_byte` scores by the same code, with intervals beside the figures.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from helix.batch import Batch
 from helix.data import ValidationSource
-from helix.distributed import sum_over_ranks
-from helix.models.base import Output
+from helix.scoring import Row, ScorePiece, score_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +36,22 @@ class SourceScore:
 
 
 def score_sources(
-    evaluate: Callable[[Batch], Output], sources: Sequence[ValidationSource], device: torch.device
+    score: ScorePiece,
+    sources: Sequence[ValidationSource],
+    *,
+    device: torch.device,
+    batch_tokens: int,
 ) -> dict[str, SourceScore]:
     """Score each source's documents once, over all ranks; every rank gets the result."""
-    scores = {}
+    found = {}
     for source in sources:
-        totals = torch.zeros(2, dtype=torch.float64, device=device)
-        for batch in source.batches():
-            output = evaluate(batch.to(device))
-            totals += torch.stack((output.loss.double(), totals.new_tensor(output.n_targets)))
-        nats, n_targets = sum_over_ranks(totals).tolist()
-        scores[source.name] = SourceScore(
-            nats=nats, n_targets=int(n_targets), n_bytes=source.n_bytes
+        rows = [Row(ids) for ids in source.rows()]
+        scores = score_rows(
+            score, rows, device=device, batch_tokens=batch_tokens, title=f"score {source.name}"
         )
-    return scores
+        found[source.name] = SourceScore(
+            nats=math.fsum(float(own.nats.sum()) for own in scores),
+            n_targets=sum(len(own.nats) for own in scores),
+            n_bytes=source.n_bytes,
+        )
+    return found

@@ -363,10 +363,10 @@ def test_a_source_of_which_nothing_is_left_is_refused(dataset_path, capsys):
 def test_validation_skips_nothing(dataset_path, capsys):
     config = DataConfig(path=str(dataset_path), on_bad_shard="skip")
     hurt_shards(dataset_path, capsys, files=["train/de-000000.tar"])
-    assert len(build_validation(config, ByteTokenizer(), rank=0, world_size=1, n_rows=4)) == 2
+    assert len(build_validation(config, ByteTokenizer())) == 2
     next((dataset_path / "validation").glob("*.tar")).unlink()
     with pytest.raises(DataError, match="missing, though the manifest names it"):
-        build_validation(config, ByteTokenizer(), rank=0, world_size=1, n_rows=4)
+        build_validation(config, ByteTokenizer())
 
 
 def find_on_rank(path):

@@ -183,7 +183,7 @@ def test_tables_show_formula_peak_and_notes(capsys):
         ),
         (["throughput", "out=/nowhere/x.json"], "its folder does not exist"),
         (["througput"], "evaluate througput: no such evaluation; did you mean throughput?"),
-        ([], "no such evaluation"),
+        ([], "name the run to evaluate"),
     ],
 )
 def test_mistake_is_one_line_that_names_it(capsys, words, message):

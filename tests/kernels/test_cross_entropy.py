@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from helix.kernels.cross_entropy import cross_entropy_reference, linear_cross_entropy, token_nll
+from helix.kernels.cross_entropy import cross_entropy_reference, linear_cross_entropy, token_scores
 from tests.numerics import assert_close
 
 
@@ -75,11 +75,15 @@ def test_without_gradient_only_the_loss_is_computed():
 
 def test_token_losses_sum_to_the_loss():
     hidden, weight, targets = head_inputs()
-    losses = token_nll(hidden, weight, targets, chunk_rows=16)
-    expected = F.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    losses, ranks = token_scores(hidden, weight, targets, chunk_rows=16)
+    logits = hidden @ weight.T
+    expected = F.cross_entropy(logits, targets, reduction="none")
     assert not losses.requires_grad
     assert_close(losses, expected)
     assert (losses[targets == -100] == 0).all()
+    order = logits.argsort(dim=1, descending=True)
+    for row, target in enumerate(targets.tolist()):
+        assert target == -100 or order[row, ranks[row]] == target
 
 
 def test_half_precision_gives_a_float32_loss_and_gradients_of_its_own():
@@ -98,4 +102,5 @@ def test_half_precision_gives_a_float32_loss_and_gradients_of_its_own():
 def test_loss_of_no_tokens_is_zero():
     hidden, weight, targets = head_inputs(0)
     assert linear_cross_entropy(hidden, weight, targets, chunk_rows=16).item() == 0
-    assert token_nll(hidden, weight, targets, chunk_rows=16).shape == (0,)
+    nats, ranks = token_scores(hidden, weight, targets, chunk_rows=16)
+    assert nats.shape == ranks.shape == (0,)

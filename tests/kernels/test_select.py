@@ -20,19 +20,19 @@ def test_every_backend_says_why_it_is_or_is_not_here(name):
 def test_first_backend_that_imports_wins(monkeypatch):
     rows = {"absent": "helix.kernels.no_such:f", "reference": "helix.kernels.gla:gla_chunked"}
     monkeypatch.setitem(kernels.BACKENDS, "gla", rows)
-    kernels.select.cache_clear()
+    kernels.choose.cache_clear()
     assert kernels.select("gla", "auto").__name__ == "gla_chunked"
 
 
 def test_named_backend_that_is_missing_is_an_error_with_the_reason(monkeypatch):
     monkeypatch.setitem(kernels.BACKENDS, "gla", {"absent": "helix.kernels.no_such:f"})
-    kernels.select.cache_clear()
+    kernels.choose.cache_clear()
     with pytest.raises(ValueError, match=r"gla.backend=absent.*no_such"):
         kernels.select("gla", "absent")
 
 
 def test_choice_is_logged_once(caplog):
-    kernels.select.cache_clear()
+    kernels.choose.cache_clear()
     with caplog.at_level(logging.INFO, logger="helix.kernels"):
         kernels.select("ssd", "auto")
         kernels.select("ssd", "auto")

@@ -17,11 +17,10 @@ def loaded(trained_run):
     return load_run(trained_run.run_dir)
 
 
-def score(loaded, *, n_rows=4, **data):
-    config = replace(loaded.config.data, **data)
-    sources = build_validation(config, loaded.tokenizer, rank=0, world_size=1, n_rows=n_rows)
-    with torch.no_grad():
-        return score_sources(loaded.model, sources, CPU), sources
+def score(loaded, *, batch_tokens=4096, **data):
+    sources = build_validation(replace(loaded.config.data, **data), loaded.tokenizer)
+    scores = score_sources(loaded.model, sources, device=CPU, batch_tokens=batch_tokens)
+    return scores, sources
 
 
 def dense_nats(loaded, text):
@@ -36,7 +35,7 @@ def dense_nats(loaded, text):
 
 @torch.no_grad()
 def test_score_is_that_of_the_decoded_text(loaded):
-    scores, sources = score(loaded, n_context=2048)  # a row that holds every document uncut
+    scores, sources = score(loaded)
     for source in sources:
         texts = list(source.texts())
         found = scores[source.name]
@@ -49,10 +48,10 @@ def test_score_is_that_of_the_decoded_text(loaded):
         assert found.nats_per_token == pytest.approx(nats / found.n_targets, rel=1e-5)
 
 
-@pytest.mark.parametrize("n_rows", [1, 3, 16])
-def test_rows_at_a_time_change_no_figure(loaded, n_rows):
+@pytest.mark.parametrize("batch_tokens", [1, 100, 10**6])
+def test_tokens_at_a_time_and_the_context_of_training_change_no_figure(loaded, batch_tokens):
     expected, _ = score(loaded)
-    found, _ = score(loaded, n_rows=n_rows)
+    found, _ = score(loaded, batch_tokens=batch_tokens, n_context=7)
     for name, told in expected.items():
         assert (found[name].n_targets, found[name].n_bytes) == (told.n_targets, told.n_bytes)
         assert found[name].bits_per_byte == pytest.approx(told.bits_per_byte, rel=1e-6)
@@ -64,7 +63,8 @@ def test_two_evaluations_give_the_identical_float(loaded):
 
 def test_score_at_the_end_of_training_is_that_of_the_saved_weights(loaded, trained_run):
     last = [r for r in read_records(trained_run.run_dir) if "validation/de/bits_per_byte" in r][-1]
-    scores, _ = score(loaded)
+    training, data = trained_run.training, trained_run.data
+    scores, _ = score(loaded, batch_tokens=training.validation_rows * data.n_context)
     assert last["step"] == trained_run.training.n_steps
     for name, found in scores.items():
         assert found.bits_per_byte == last[f"validation/{name}/bits_per_byte"]

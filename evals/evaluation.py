@@ -1,0 +1,61 @@
+"""What an evaluation is: options, a measurement, and a table for a person."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from rich.console import Console
+
+from evals.contract import Result, save_results, to_json
+from evals.examinee import Examinee, open_examinee
+from evals.options import Options
+from helix import distributed
+
+OwnOptions = TypeVar("OwnOptions", bound=Options)
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[OwnOptions]):
+    """One evaluation.
+
+    Attributes:
+        name: As on the command line.
+        options: What it is told.
+        measure: Takes the figures. All ranks call it and get the same result; it draws no random
+            number that is not its own.
+        show: Prints them.
+    """
+
+    name: str
+    options: type[OwnOptions]
+    measure: Callable[[Examinee, OwnOptions], Result]
+    show: Callable[[Result, Console], None]
+
+
+def evaluate(evaluation: Evaluation[OwnOptions], options: OwnOptions) -> Result:
+    """Evaluate one subject; print the figures and write them where that is asked for.
+
+    Raises:
+        ConfigError: There is no such run, model or checkpoint.
+        DataError: A set is missing or damaged.
+    """
+    result = evaluation.measure(open_examinee(options), options)
+    if distributed.is_main():
+        publish([(evaluation, result)], options)
+    return result
+
+
+def publish(found: Sequence[tuple[Evaluation, Result]], options: Options) -> None:
+    """Write results to their file and show them."""
+    results = [result for _, result in found]
+    if options.out:
+        save_results(results, options.out)
+    if options.json:
+        sys.stdout.write(to_json(results))
+        return
+    console = Console()
+    for evaluation, result in found:
+        evaluation.show(result, console)
+        for warning in result.warnings:
+            console.print(f"beware: {warning}", soft_wrap=True, markup=False)

@@ -1,0 +1,41 @@
+"""What every evaluation is told: which model, in which arithmetic, and where the result goes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from helix.config import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every evaluation.
+
+    Attributes:
+        run_dir: Folder of a run of ours.
+        step: Of the run's checkpoint; or latest, or best.
+        model: Instead of a run: folder of a Hugging Face causal language model, or its GGUF file.
+        text_of: Run folder whose held-out text is scored; the run's own where not given.
+        backends: "reference" turns every fast kernel off.
+        precision: Of weights and arithmetic.
+        batch_tokens: Tokens that a rank scores at a time: memory and speed.
+        out: JSON file to write.
+        json: Print JSON instead of tables.
+    """
+
+    run_dir: str = ""
+    step: str = "latest"
+    model: str = ""
+    text_of: str = ""
+    backends: Literal["auto", "reference"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    batch_tokens: int = 16_384
+    out: str = ""
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if bool(self.run_dir) == bool(self.model):
+            raise ConfigError(
+                "run_dir=, model=: name the run to evaluate, or a Hugging Face model, and not both"
+            )
+        if self.batch_tokens < 1:
+            raise ConfigError(f"batch_tokens={self.batch_tokens}: give at least 1")

@@ -1,0 +1,52 @@
+"""Scores of rows and of continuations: what an examinee's tokens cost, prompts not charged."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from evals.examinee import Examinee
+from evals.options import Options
+from helix.scoring import Row, RowScores
+from helix.scoring import score_rows as score_on_ranks
+from helix.tokenizer import Tokenizer
+
+
+def score_rows(
+    examinee: Examinee, rows: Sequence[Row], options: Options, *, title: str
+) -> list[RowScores]:
+    """Score rows, each from its start; all ranks call it and get all scores, in order."""
+    return score_on_ranks(
+        examinee.model,
+        rows,
+        device=examinee.device,
+        batch_tokens=options.batch_tokens,
+        title=title,
+    )
+
+
+def document_row(tokenizer: Tokenizer, text: str) -> Row:
+    """Give the row of a whole document: all its ids and its end are charged."""
+    return Row(np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]))
+
+
+def encode_pair(tokenizer: Tokenizer, prompt: str, continuation: str) -> Row:
+    """Give the row in which a continuation follows a prompt, the prompt given.
+
+    The two are encoded as one text, for so the model has seen text. Spaces at the prompt's end are
+    the continuation's, as words in most vocabularies begin with theirs. A token that spans the
+    border counts to the continuation where the prompt's own ids are fewer, as in lm-evaluation-
+    harness.
+
+    Source: lm-evaluation-harness, lm_eval/api/model.py, TemplateLM._encode_pair.
+    """
+    n_spaces = len(prompt) - len(prompt.rstrip())
+    if n_spaces:
+        prompt, continuation = prompt[:-n_spaces], prompt[-n_spaces:] + continuation
+    whole = tokenizer.encode(prompt + continuation)
+    n_given = len(tokenizer.encode(prompt))
+    return Row(np.array([tokenizer.bos_id, *whole]), n_given=1 + n_given)
+
+
+def encode_pairs(tokenizer: Tokenizer, pairs: Iterable[tuple[str, str]]) -> list[Row]:
+    """Give the row of each prompt and continuation."""
+    return [encode_pair(tokenizer, *pair) for pair in pairs]
