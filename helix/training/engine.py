@@ -271,6 +271,7 @@ class Engine:
         self.veto = Veto(engine.optimizer, stage=self.stage)
         self.enter: Enter = ignore_phase
         self.forward_timer = ForwardTimer(self.device)
+        self.model = model  # DeepSpeed takes it as it is
         self.parameters = dict(self.engine.module.named_parameters())
 
     @property

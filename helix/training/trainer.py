@@ -26,6 +26,7 @@ from helix.training.checkpoint import Cost, Progress, Retention, Saver
 from helix.training.engine import Applied, Engine, join_ranks
 from helix.training.flops import peak_tflops, training_flops_per_token
 from helix.training.guard import Guard, Incident
+from helix.training.kernel_check import kernels_off, refuse_other_scores
 from helix.training.metrics import Metrics, Record, longest_save_s, read_records
 from helix.training.pace import Pace
 from helix.training.peers import explain_lost_peer, is_lost_peer, meeting_place, tell_failure
@@ -33,7 +34,7 @@ from helix.training.requeue import requeue_after_stop
 from helix.training.rollback import resume, roll_back
 from helix.training.schedule import rate_ratio
 from helix.training.stops import Stops
-from helix.training.validation import score_sources
+from helix.training.validation import SourceScore, score_sources
 from helix.training.warm_start import begin_from, find_origin
 from helix.training.warmup import warm_up
 from helix.training.watchdog import Watchdog
@@ -152,7 +153,9 @@ class Trainer:
         if training.checkpoint_every_steps:
             self.saver.reserve(self.engine)
         if self.progress.step == 0:
-            self.validate()
+            scores = self.validate()
+            if training.warm_start:
+                self.check_kernels(scores)
         stop = 0
         while self.progress.step < training.n_steps and not stop:
             self.metrics.write(*self.take_step())
@@ -296,14 +299,9 @@ class Trainer:
             record["speed/slowest_rank_ratio"] = slowest.ratio
         return record
 
-    def validate(self) -> None:
+    def validate(self) -> dict[str, SourceScore]:
         """Score the held-out documents of each source and write the figures."""
-        scores = score_sources(
-            self.score,
-            self.validation,
-            device=self.engine.device,
-            batch_tokens=self.config.training.validation_rows * self.config.data.n_context,
-        )
+        scores = self.score_sources()
         record: Record = {}
         for name, score in scores.items():
             record[f"validation/{name}/bits_per_byte"] = score.bits_per_byte
@@ -312,6 +310,28 @@ class Trainer:
             self.metrics.write(self.progress.step, self.progress.n_tokens, record)
             mean = sum(score.bits_per_byte for score in scores.values()) / len(scores)
             self.validated = self.progress.step, mean
+        return scores
+
+    def check_kernels(self, on: dict[str, SourceScore]) -> None:
+        """Score the weights that a run begins with once more, without fast kernels.
+
+        Raises:
+            TrainingError: The figures are not those with them.
+        """
+        with kernels_off(self.engine.model, self.config.model):
+            off = self.score_sources()
+        record = {f"kernels_off/{name}/bits_per_byte": s.bits_per_byte for name, s in off.items()}
+        self.metrics.write(self.progress.step, self.progress.n_tokens, record)
+        refuse_other_scores(on, off)
+
+    def score_sources(self) -> dict[str, SourceScore]:
+        """Score the held-out documents of each source."""
+        return score_sources(
+            self.score,
+            self.validation,
+            device=self.engine.device,
+            batch_tokens=self.config.training.validation_rows * self.config.data.n_context,
+        )
 
     def score(self, piece: Piece) -> tuple[TokenScores, ModelState]:
         """Score a piece of some documents without gradients."""

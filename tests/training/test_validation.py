@@ -7,6 +7,7 @@ import torch
 from helix.data import build_validation
 from helix.generate import load_run
 from helix.training.metrics import read_records
+from helix.training.trainer import train
 from helix.training.validation import SourceScore, score_sources
 
 CPU = torch.device("cpu")
@@ -75,3 +76,17 @@ def test_even_guess_over_bytes_costs_eight_bits():
     guess = SourceScore(nats=100 * math.log(256), n_targets=100, n_bytes=100)
     assert guess.bits_per_byte == pytest.approx(8)
     assert guess.nats_per_token == pytest.approx(math.log(256))
+
+
+def score_at_step_0(config):
+    train(config)
+    first = next(r for r in read_records(config.run_dir) if "validation/de/bits_per_byte" in r)
+    return [first[f"validation/{source}/bits_per_byte"] for source in ("de", "en")]
+
+
+@pytest.mark.ranks
+def test_two_ranks_under_zero3_give_the_identical_float_of_one(tiny_run, two_ranks):
+    words = ("training.n_steps=2", "training.micro_batch_rows=2")
+    alone = score_at_step_0(tiny_run(*words, run_dir="one"))
+    two = tiny_run(*words, "training.deepspeed=zero3", run_dir="two")
+    assert two_ranks.run(score_at_step_0, two) == [alone, alone]

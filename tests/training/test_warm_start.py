@@ -1,10 +1,15 @@
 import pytest
 import torch
 
+from helix import kernels
 from helix.config import ConfigError
+from helix.kernels.gla import gla_chunked
+from helix.models import build_model
 from helix.training import checkpoint
 from helix.training.checkpoint import CheckpointError
+from helix.training.kernel_check import kernels_off
 from helix.training.metrics import read_records
+from helix.training.rollback import TrainingError
 from helix.training.trainer import Trainer, train
 from tests.training.runs import stage_words
 
@@ -80,3 +85,49 @@ def test_an_origin_that_there_is_not_and_another_model_are_refused(begun, tmp_pa
         build(begun(f"training.warm_start={tmp_path}/gone"))
     with pytest.raises(CheckpointError, match=r"a checkpoint of another model: \S+ has shape"):
         build(begun("model.d_ffn=64", run_dir="other"))
+
+
+def test_the_first_figures_are_told_with_kernels_on_and_off(begun):
+    config = begun()
+    assert train(config) == 0
+    first = read_records(config.run_dir)
+    on = next(r for r in first if "validation/de/bits_per_byte" in r)
+    off = next(r for r in first if "kernels_off/de/bits_per_byte" in r)
+    assert on["step"] == off["step"] == 0
+    for source in ("de", "en"):
+        told = off[f"kernels_off/{source}/bits_per_byte"]
+        assert told == pytest.approx(on[f"validation/{source}/bits_per_byte"], rel=1e-6)
+
+
+def late_gla(*inputs, **options):
+    """A kernel that is wrong: its output comes a token late."""
+    y, state = gla_chunked(*inputs, **options)
+    return y.roll(1, dims=1), state
+
+
+@pytest.fixture
+def _wrong_kernel(monkeypatch):
+    rows = {"wrong": f"{__name__}:late_gla", "reference": "helix.kernels.gla:gla_chunked"}
+    monkeypatch.setitem(kernels.BACKENDS, "gla", rows)
+    kernels.choose.cache_clear()
+    yield
+    kernels.choose.cache_clear()
+
+
+@pytest.mark.usefixtures("_wrong_kernel")
+def test_a_kernel_that_makes_another_model_of_the_weights_is_refused(begun):
+    with pytest.raises(TrainingError, match=r"training.warm_start: .* a kernel is wrong here"):
+        train(begun())
+
+
+@pytest.mark.usefixtures("_wrong_kernel")
+def test_kernels_are_on_again_after_they_were_off(tiny_run):
+    config = tiny_run()
+    model = build_model(config.model, seed=0, device="cpu")
+    fast = [vars(module).get("scan") for module in model.modules()]
+    with kernels_off(model, config.model):
+        scans = [own.func for m in model.modules() if (own := vars(m).get("scan")) is not None]
+        assert gla_chunked in scans
+        assert late_gla not in scans
+    assert [vars(module).get("scan") for module in model.modules()] == fast
+    assert late_gla in [own.func for own in fast if own is not None]
