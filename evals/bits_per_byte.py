@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -85,9 +86,12 @@ def measure(examinee: Examinee, options: BitsPerByteOptions) -> Result:
     documents = [d for source in sources for d in score_source(examinee, source, options)]
     by_source = group(documents, lambda document: document.source)
     parts = {f"source/{name}": own for name, own in by_source.items()}
-    for name, key in (("language", language_of), ("domain", domain_of)):
-        groups = group(documents, key)
-        parts |= {f"{name}/{part}": own for part, own in groups.items() if part}
+    for language, own in group(documents, lambda document: document.language).items():
+        if len({document.source for document in own}) > 1:  # or it is a source's own figure again
+            parts[f"language/{language}"] = own
+    for domain, own in group(documents, domain_of).items():
+        if domain:
+            parts[f"domain/{domain}"] = own
     measures = {
         f"{name}/bits_per_byte": measure_bits(own) for name, own in parts.items()
     } | measure_twins(documents)
@@ -136,11 +140,6 @@ def group(documents: Sequence[Scored], key: Callable[[Scored], str]) -> dict[str
     for document in documents:
         groups.setdefault(key(document), []).append(document)
     return dict(sorted(groups.items()))
-
-
-def language_of(document: Scored) -> str:
-    """Give the language of a document."""
-    return document.language
 
 
 def domain_of(document: Scored) -> str:
@@ -217,9 +216,9 @@ def show(result: Result, console: Console) -> None:
     """Print a table for a person."""
     subject = result.subject
     at = "" if subject.step is None else f", step {subject.step}"
-    table = Table(title=f"Bits per byte, {subject.name}{at}")
-    for name in ("", "bits/byte", "95%", "order-1", "gzip", "xz", "ppm", "documents", "kB"):
-        table.add_column(name, justify="right" if name else "left")
+    table = Table(title=f"Bits per byte, {subject.name}{at}", box=SIMPLE)
+    for name in ("", "bits/byte", "+-95%", "order-1", "gzip", "xz", "ppm", "docs", "kB"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for name, measure in result.measures.items():
         if not name.endswith("/bits_per_byte"):
             continue
@@ -229,7 +228,7 @@ def show(result: Result, console: Console) -> None:
         table.add_row(
             part,
             f"{measure.value:.4f}",
-            f"{low:.3f}-{high:.3f}",
+            f"{(high - low) / 2:.3f}",
             *(show_bits(own.get("baselines", {}).get(b)) for b in ("order1", "gzip", "xz", "ppm")),
             f"{len(measure.numerators):,}",
             f"{math.fsum(measure.denominators) / 1e3:,.0f}",

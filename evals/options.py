@@ -28,7 +28,7 @@ class Options:
     text_of: str = ""
     backends: Literal["auto", "reference"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
-    batch_tokens: int = 16_384
+    batch_tokens: int = 8192
     out: str = ""
     json: bool = False
 

@@ -1,5 +1,7 @@
 """The command line: each command loads its config and calls one function."""
 
+import contextlib
+import ctypes
 import errno
 import os
 import signal
@@ -9,6 +11,7 @@ from collections.abc import Callable, Sequence
 USER_ERROR = 2
 RETRY = 75  # EX_TEMPFAIL of sysexits.h: a lost rank, or a hang; the same command may succeed
 INTERRUPTED = 130
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of glibc's malloc.h
 SIGNALLED = 128  # a shell's own convention: 128 + the number of the signal
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RAISED_BELOW = (
@@ -297,8 +300,21 @@ def explain(error: Exception) -> str:
     return line
 
 
+def keep_freed_memory() -> None:
+    """Have the C library keep the memory of freed tensors for the next ones.
+
+    As it comes, glibc gives those above 32 MiB back to the system and is given zeroed pages anew:
+    of an evaluation on a CPU, half the time (9.4 s of system time, 1.1 s so).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library has its own ways
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
 def console() -> int:
     """Run the command line of this process."""
+    keep_freed_memory()
     # Threads that wait by spinning halve the speed of a CPU that is shared (measured: 832 against
     # 452 ms a step beside another run), and gain nothing on one that is not. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
