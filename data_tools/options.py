@@ -21,6 +21,7 @@ VERBS = {
     "shard": "data_tools.make_shards:MakeShardsOptions",
     "inspect": "data_tools.inspect_run:InspectOptions",
     "stats": "data_tools.stats:StatsOptions",
+    "facts": "data_tools.facts:FactsOptions",
     "verify": "data_tools.verify:VerifyOptions",
 }
 

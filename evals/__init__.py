@@ -5,4 +5,5 @@ A new evaluation is one module, whose EVALUATION says what it is, and one line h
 
 EVALUATIONS = {
     "bits_per_byte": "evals.bits_per_byte",
+    "facts": "evals.facts",
 }

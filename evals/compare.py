@@ -4,11 +4,13 @@ Items are drawn in pairs, so that a hard document is hard for both.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -109,24 +111,35 @@ def print_comparison(paths: Sequence[str], *, is_json: bool) -> None:
     if is_json:
         print(json.dumps([to_dict(own) for own in found], indent=1))
         return
-    table = Table(title=f"{paths[0]} and {paths[1]}")
-    for name in ("", "first", "second", "difference", "95%", "verdict"):
-        table.add_column(name, justify="left" if name in ("", "verdict") else "right")
+    console = Console()
+    for evaluation, own in groupby(found, key=lambda difference: difference.evaluation):
+        console.print(draw(f"{evaluation}: {paths[0]} and {paths[1]}", own))
+
+
+def draw(title: str, found: Iterable[Difference]) -> Table:
+    """Lay the differences of one evaluation out for a terminal."""
+    table = Table(title=title, box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for name in ("first", "second", "diff", "+-95%"):
+        table.add_column(name, justify="right", min_width=7)
+    table.add_column("verdict", min_width=len("may be chance"))
     for own in found:
         low, high = own.interval_95
         table.add_row(
-            f"{own.evaluation} {own.measure}",
+            own.measure,
             f"{own.first:.4f}",
             f"{own.second:.4f}",
             f"{own.difference:+.4f}",
-            f"{low:+.4f} to {high:+.4f}",
+            f"{(high - low) / 2:.4f}",
             judge(own),
         )
-    Console().print(table)
+    return table
 
 
 def judge(own: Difference) -> str:
     """Say in words what a difference means."""
+    if own.difference == 0 and own.interval_95 == (0, 0):
+        return "the same"
     if not own.is_clear:
         return "may be chance"
     return "better" if own.is_better else "worse"

@@ -16,6 +16,15 @@ from helix.mixers.base import State
 ModelState = tuple[State, ...]  # one state a layer
 
 
+def take_rows(state: ModelState, rows: Int64[Tensor, " N"]) -> ModelState:
+    """Take rows of a state, one as often as it is named: branches that go on from one beginning."""
+    taken: list[State] = []
+    for layer in state:
+        tensors = [tensor.index_select(0, rows) for tensor in layer]
+        taken.append(layer._make(tensors) if hasattr(layer, "_make") else tuple(tensors))
+    return tuple(taken)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Output:
     """What one forward pass leaves.

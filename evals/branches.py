@@ -1,0 +1,101 @@
+"""Rows that begin alike, scored as branches: what they share is read once.
+
+A question with ten answers is ten rows of which the first half is one. Its beginning is read, its
+state is handed to each answer, and only the answers are read ten times.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+import numpy as np
+import torch
+
+from evals.examinee import Examinee
+from evals.options import Options
+from helix import distributed
+from helix.batch import IGNORED
+from helix.data.progress import show_progress
+from helix.models.base import Piece, take_rows
+from helix.scoring import Row, RowScores
+
+WIDTH_MULTIPLE = 4  # of branches, which are short: few widths to compile for, little padding
+Beginning = tuple[int, ...]
+
+
+def score_branches(
+    examinee: Examinee, rows: Sequence[Row], options: Options, *, title: str
+) -> list[RowScores]:
+    """Score rows; what is given of several rows alike is read once.
+
+    The same figures as of helix.scoring.score_rows, but for rounding. All ranks call it and get
+    all scores, in the order of the rows.
+    """
+    branches: dict[Beginning, list[int]] = {}
+    for number, row in enumerate(rows):
+        # The last given token belongs to the branch: its logits charge the first one that is not.
+        branches.setdefault(tuple(row.ids[: row.n_given - 1].tolist()), []).append(number)
+    batches = plan_branches(branches, rows, batch_tokens=options.batch_tokens)
+    own = batches[distributed.rank() :: distributed.world_size()]
+    found: dict[int, RowScores] = {}
+    for batch in show_progress(own, title):
+        found |= score_batch(examinee, {begin: branches[begin] for begin in batch}, rows)
+    for part in distributed.gather(found):
+        found |= part
+    return [found[number] for number in range(len(rows))]
+
+
+def plan_branches(
+    branches: Mapping[Beginning, Sequence[int]], rows: Sequence[Row], *, batch_tokens: int
+) -> list[list[Beginning]]:
+    """Put beginnings of one length together, whose branches make a batch."""
+    batches: list[list[Beginning]] = []
+    for _, alike in groupby(sorted(branches, key=len), key=len):
+        n_tokens = batch_tokens
+        for begin in sorted(alike, key=lambda begin: longest(branches[begin], rows)):
+            needed = len(begin) + len(branches[begin]) * width_of(longest(branches[begin], rows))
+            if n_tokens + needed > batch_tokens:
+                batches.append([])
+                n_tokens = 0
+            batches[-1].append(begin)
+            n_tokens += needed
+    return batches
+
+
+def width_of(length: int) -> int:
+    """Give the width to which branches of a length are padded."""
+    return -(-length // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+
+def longest(numbers: Sequence[int], rows: Sequence[Row]) -> int:
+    """Count the charged tokens of the longest row."""
+    return max(len(rows[number].ids) - rows[number].n_given for number in numbers)
+
+
+@torch.no_grad()
+def score_batch(
+    examinee: Examinee, branches: Mapping[Beginning, Sequence[int]], rows: Sequence[Row]
+) -> dict[int, RowScores]:
+    """Score the branches of beginnings that are of one length."""
+    numbers = [number for own in branches.values() for number in own]
+    parents = [place for place, own in enumerate(branches.values()) for _ in own]
+    state = None
+    if len(next(iter(branches))):
+        begun = torch.tensor(list(branches), device=examinee.device)
+        targets = torch.full_like(begun, IGNORED)
+        _, state = examinee.model.score(Piece(tokens=begun, targets=targets))
+        state = take_rows(state, torch.tensor(parents, device=examinee.device))
+    width = width_of(longest(numbers, rows))
+    tokens = np.zeros((len(numbers), width), np.int64)
+    targets = np.full((len(numbers), width), IGNORED, np.int64)
+    for place, number in enumerate(numbers):
+        ids = rows[number].ids[rows[number].n_given - 1 :]
+        tokens[place, : len(ids) - 1] = ids[:-1]
+        targets[place, : len(ids) - 1] = ids[1:]
+    held = [torch.from_numpy(array).to(examinee.device) for array in (tokens, targets)]
+    scores, _ = examinee.model.score(Piece(tokens=held[0], targets=held[1], state=state))
+    nats, ranks = scores.nats.double().cpu().numpy(), scores.ranks.cpu().numpy()
+    return {
+        number: RowScores(nats[place, :n_charged], ranks[place, :n_charged])
+        for place, number in enumerate(numbers)
+        for n_charged in [len(rows[number].ids) - rows[number].n_given]
+    }

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evals.branches import longest, plan_branches, score_branches, width_of
+from evals.examinee import open_examinee
+from evals.options import Options
+from evals.scoring import score_rows
+from helix.scoring import Row
+
+WORDS = st.binary(min_size=1, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def options(trained_run):
+    return Options(run_dir=str(trained_run.run_dir), batch_tokens=120)
+
+
+@pytest.fixture(scope="module")
+def examinee(options):
+    return open_examinee(options)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(st.sampled_from([b"", b"ab", b"abc", b"xyz"]), WORDS), min_size=1))
+def test_branches_cost_what_their_rows_cost(examinee, options, pairs):
+    rows = [Row(np.array([256, *one, *two]), n_given=1 + len(one)) for one, two in pairs]
+    expected = score_rows(examinee, rows, options, title="")
+    found = score_branches(examinee, rows, options, title="")
+    for ours, theirs, (_, end) in zip(found, expected, pairs, strict=True):
+        assert len(ours.nats) == len(end)
+        np.testing.assert_allclose(ours.nats, theirs.nats, rtol=2e-5, atol=1e-5)
+        assert (ours.ranks == theirs.ranks).all()
+
+
+def test_a_batch_holds_beginnings_of_one_length_and_no_more_tokens_than_told():
+    rows = [Row(np.arange(1 + n % 3 + n % 5 + 1), n_given=1 + n % 3) for n in range(60)]
+    branches = {}
+    for number, row in enumerate(rows):
+        branches.setdefault((*row.ids[: row.n_given - 1].tolist(), number % 7), []).append(number)
+    batches = plan_branches(branches, rows, batch_tokens=100)
+    assert sorted(begin for batch in batches for begin in batch) == sorted(branches)
+    for batch in batches:
+        assert len({len(begin) for begin in batch}) == 1
+        widths = {begin: width_of(longest(branches[begin], rows)) for begin in batch}
+        n_tokens = sum(len(begin) + widths[begin] * len(branches[begin]) for begin in batch)
+        assert n_tokens <= 100 or len(batch) == 1
