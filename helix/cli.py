@@ -121,6 +121,14 @@ OTHER_EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
 }
 
 
+def run_report(arguments: Sequence[str]) -> int:
+    """Write a run's evidence sheet: run_dir= [results= out=]; or compare RUN_A RUN_B ... [out=]."""
+    from evals.report import run
+
+    run(arguments)
+    return 0
+
+
 def run_sync(arguments: Sequence[str]) -> int:
     """Send a run's figures: run_dir= [to=wandb|tensorboard mode=online|offline project= json=]."""
     from helix.config import load_options
@@ -208,6 +216,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "sync": run_sync,
     "export": run_export,
     "evaluate": run_evaluate,
+    "report": run_report,
 }
 
 

@@ -48,6 +48,7 @@ HOMES = {
     "submitit": ["slurm/launch.py"],
     "fsspec": ["helix/data/remote.py"],
     "filelock": ["helix/data/cache.py"],
+    "jinja2": ["evals/report/page.py"],
     "pyppmd": ["evals/baselines.py"],
     "fla": ["helix/kernels/"],
     "mamba_ssm": ["helix/kernels/"],

@@ -20,8 +20,8 @@ def take_rows(state: ModelState, rows: Int64[Tensor, " N"]) -> ModelState:
     """Take rows of a state, one as often as it is named: branches that go on from one beginning."""
     taken: list[State] = []
     for layer in state:
-        tensors = [tensor.index_select(0, rows) for tensor in layer]
-        taken.append(layer._make(tensors) if hasattr(layer, "_make") else tuple(tensors))
+        make = getattr(layer, "_make", tuple)  # a NamedTuple stays one
+        taken.append(make(tensor.index_select(0, rows) for tensor in layer))
     return tuple(taken)
 
 

@@ -21,7 +21,7 @@ from helix.data.provenance import name_documents
 from helix.models import build_model
 from helix.models.base import ModelState, Piece, TokenScores
 from helix.tokenizer import Tokenizer, load_tokenizer
-from helix.training import incidents
+from helix.training import attempts, incidents
 from helix.training.checkpoint import Cost, Progress, Retention, Saver
 from helix.training.engine import Applied, Engine, join_ranks
 from helix.training.flops import peak_tflops, training_flops_per_token
@@ -117,6 +117,8 @@ class Trainer:
         if distributed.is_main():
             configs.save(config, configs.saved_path(config.run_dir))
             engine.save_settings(Path(config.run_dir) / "deepspeed.json")
+            made_with = attempts.describe(attempt, n_ranks=world_size, device=engine.device)
+            attempts.append(config.run_dir, made_with)
             print(engine.summary(), file=sys.stderr, flush=True)
         metrics = Metrics(config, is_main=distributed.is_main(), attempt=attempt)
         n_bytes = [len(tokenizer.token_bytes(token)) for token in range(tokenizer.n_vocab)]
