@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from rich.console import Console
@@ -40,10 +40,16 @@ def evaluate(evaluation: Evaluation[OwnOptions], options: OwnOptions) -> Result:
         ConfigError: There is no such run, model or checkpoint.
         DataError: A set is missing or damaged.
     """
-    result = evaluation.measure(open_examinee(options), options)
+    result = take(evaluation, open_examinee(options), options)
     if distributed.is_main():
         publish([(evaluation, result)], options)
     return result
+
+
+def take(evaluation: Evaluation[OwnOptions], examinee: Examinee, options: OwnOptions) -> Result:
+    """Take an evaluation's figures; what is to be known of the examinee is told with them."""
+    result = evaluation.measure(examinee, options)
+    return replace(result, warnings=[*examinee.warnings, *result.warnings])
 
 
 def publish(found: Sequence[tuple[Evaluation, Result]], options: Options) -> None:

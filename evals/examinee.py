@@ -27,6 +27,7 @@ class Examinee:
     Attributes:
         n_context: Tokens of context that it was trained on.
         config: Of the run; None for a model of others.
+        warnings: What a reader of its figures must know.
     """
 
     model: LanguageModel
@@ -34,6 +35,7 @@ class Examinee:
     subject: Subject
     n_context: int
     config: RunConfig | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:

@@ -35,7 +35,7 @@ def encode_pair(tokenizer: Tokenizer, prompt: str, continuation: str) -> Row:
     The two are encoded as one text, for so the model has seen text. Spaces at the prompt's end are
     the continuation's, as words in most vocabularies begin with theirs. A token that spans the
     border counts to the continuation where the prompt's own ids are fewer, as in lm-evaluation-
-    harness.
+    harness; the last token always does.
 
     Source: lm-evaluation-harness, lm_eval/api/model.py, TemplateLM._encode_pair.
     """
@@ -43,7 +43,7 @@ def encode_pair(tokenizer: Tokenizer, prompt: str, continuation: str) -> Row:
     if n_spaces:
         prompt, continuation = prompt[:-n_spaces], prompt[-n_spaces:] + continuation
     whole = tokenizer.encode(prompt + continuation)
-    n_given = len(tokenizer.encode(prompt))
+    n_given = min(len(tokenizer.encode(prompt)), max(len(whole) - 1, 0))
     return Row(np.array([tokenizer.bos_id, *whole]), n_given=1 + n_given)
 
 

@@ -4,9 +4,9 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from evals import EVALUATIONS
+from evals import EVALUATIONS, SUITE
 from evals.contract import Result
-from evals.evaluation import Evaluation, evaluate, publish
+from evals.evaluation import Evaluation, evaluate, publish, take
 from evals.examinee import open_examinee
 from evals.options import Options
 from helix import distributed
@@ -22,7 +22,7 @@ class SuiteOptions(Options):
             NAME.option=value.
     """
 
-    tasks: str = ",".join(EVALUATIONS)
+    tasks: str = ",".join(SUITE)
 
     @property
     def names(self) -> list[str]:
@@ -70,7 +70,7 @@ def run_suite(arguments: Sequence[str]) -> list[Result]:
         chosen.append((evaluation, load_options(evaluation.options, given)))
     distributed.join()
     examinee = open_examinee(options)
-    found = [(each, each.measure(examinee, own_options)) for each, own_options in chosen]
+    found = [(each, take(each, examinee, own_options)) for each, own_options in chosen]
     if distributed.is_main():
         publish(found, options)
     return [result for _, result in found]
