@@ -1,17 +1,49 @@
 """Continuations of many prompts at once, greedy or drawn."""
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from evals.examinee import Examinee
 from helix import distributed
 from helix.data.progress import show_progress
 from helix.generate import GenerateConfig, draw
 from helix.models.base import ModelState
+from helix.scoring import PIECE_TOKENS
 
 BATCH_ROWS = 32
+
+
+class Continuation:
+    """A prompt, and what is drawn after it.
+
+    Attributes:
+        ids: What was drawn, without the end of the document.
+        is_done: Whether the document has ended or is long enough.
+    """
+
+    def __init__(
+        self, prompt: Sequence[int], options: GenerateConfig, *, eos_id: int, seed: int
+    ) -> None:
+        self.prompt = prompt
+        self.options = options
+        self.eos_id = eos_id
+        self.generator = torch.Generator().manual_seed(seed)
+        self.ids: list[int] = []
+        self.is_done = False
+
+    def follow(self, place: int, logits: Tensor) -> int:
+        """Give the token at a place: the prompt's own, or one drawn from the logits."""
+        if place < len(self.prompt):
+            return self.prompt[place]
+        if self.is_done:
+            return self.eos_id
+        token = draw(logits, self.options, self.generator)
+        if token != self.eos_id:
+            self.ids.append(token)
+        self.is_done = token == self.eos_id or len(self.ids) == self.options.n_tokens
+        return token
 
 
 @torch.no_grad()
@@ -27,8 +59,8 @@ def continue_rows(
 ) -> list[list[int]]:
     """Go on from each prompt; all ranks call it and get all continuations, in order.
 
-    Prompts of one length are read together. Each has its own generator, so that what is drawn for
-    it does not depend on the others.
+    Prompts of like length are read together. Each has its own generator, so that what is drawn
+    for it does not depend on the others.
 
     Args:
         prompts: Ids that begin with that of a document's start.
@@ -38,49 +70,43 @@ def continue_rows(
     Returns:
         Ids after each prompt, without the end of the document.
     """
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for number, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(number)
+    by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     batches = [
-        numbers[start : start + BATCH_ROWS]
-        for _, numbers in sorted(by_length.items())
-        for start in range(0, len(numbers), BATCH_ROWS)
+        by_length[start : start + BATCH_ROWS] for start in range(0, len(by_length), BATCH_ROWS)
     ]
     options = GenerateConfig(temperature=temperature, top_p=top_p, seed=seed, n_tokens=n_tokens)
     found: dict[int, list[int]] = {}
     for batch in show_progress(batches[distributed.rank() :: distributed.world_size()], title):
-        generators = [
-            torch.Generator().manual_seed(distributed.derive_seed(seed, "continue", number))
+        rows = [
+            Continuation(
+                prompts[number],
+                options,
+                eos_id=examinee.tokenizer.eos_id,
+                seed=distributed.derive_seed(seed, "continue", number),
+            )
             for number in batch
         ]
-        rows = continue_batch(examinee, [prompts[n] for n in batch], options, generators)
-        found |= dict(zip(batch, rows, strict=True))
+        continue_batch(examinee, rows)
+        found |= {number: row.ids for number, row in zip(batch, rows, strict=True)}
     for part in distributed.gather(found):
         found |= part
     return [found[number] for number in range(len(prompts))]
 
 
-def continue_batch(
-    examinee: Examinee,
-    prompts: Sequence[Sequence[int]],
-    options: GenerateConfig,
-    generators: Sequence[torch.Generator],
-) -> list[list[int]]:
-    """Go on from prompts of one length until all documents have ended."""
-    model, eos_id = examinee.model, examinee.tokenizer.eos_id
+def continue_batch(examinee: Examinee, rows: Sequence[Continuation]) -> None:
+    """Go on from prompts until all documents have ended.
+
+    As many tokens as all prompts have are read at once. After them each step reads one token of a
+    row: of its prompt while that lasts, then what was drawn.
+    """
+    n_read = min(len(row.prompt) for row in rows)
+    tokens = torch.tensor([list(row.prompt[:n_read]) for row in rows])
     state: ModelState | None = None
-    tokens = torch.tensor([list(prompt) for prompt in prompts])
-    ids: list[list[int]] = [[] for _ in prompts]
-    is_open = [True] * len(prompts)
-    for _ in range(options.n_tokens):
-        logits, state = model.predict(tokens.to(examinee.device), state)
+    while not all(row.is_done for row in rows):
+        logits = None
+        for piece in tokens.split(PIECE_TOKENS, dim=1):
+            logits, state = examinee.model.predict(piece.to(examinee.device), state)
+        assert logits is not None, "a prompt has at least the start of the document"
         held = logits.cpu()
-        drawn = [draw(held[n], options, generator) for n, generator in enumerate(generators)]
-        for number, token in enumerate(drawn):
-            is_open[number] = is_open[number] and token != eos_id
-            if is_open[number]:
-                ids[number].append(token)
-        if not any(is_open):
-            break
-        tokens = torch.tensor(drawn)[:, None]
-    return ids
+        tokens = torch.tensor([[row.follow(n_read, held[n])] for n, row in enumerate(rows)])
+        n_read += 1

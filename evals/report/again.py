@@ -1,7 +1,6 @@
 """The sections on what the model writes and on how to make the run again."""
 
 import platform
-from importlib import metadata
 from typing import Any
 
 import helix
@@ -12,6 +11,7 @@ from evals.report.gather import Run
 from evals.report.held_out import evaluate_command
 from evals.report.series import number
 from evals.report.words import NOTHING, command, count, digest, one_line, plain
+from helix.training.attempts import version_of
 
 SAMPLES = "samples-of-text"
 AGAIN = "again"
@@ -120,7 +120,7 @@ def again_section(run: Run, evidence: Evidence) -> Section:
 
 def list_pairs(run: Run) -> list[tuple[str, str]]:
     """Name seeds, versions and the commands."""
-    versions = ", ".join(f"{name} {version_of(name)}" for name in PACKAGES)
+    versions = ", ".join(f"{name} {version_of(name) or 'is not installed'}" for name in PACKAGES)
     train = command("helix", "train", f"config={run.run_dir}/config.yaml", "run_dir=ANOTHER_FOLDER")
     pairs = [
         ("seed", str(run.config.seed) if run.config else NOTHING),
@@ -145,14 +145,6 @@ def tell_attempts(run: Run) -> str:
         n_ranks = count(number(entry, "n_ranks"))
         told[f"{n_ranks} x {one_line(entry.get('device', NOTHING))}: {versions}"] = None
     return "; then ".join(told) or "not recorded in the run's folder"
-
-
-def version_of(package: str) -> str:
-    """Give a package's version."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "is not installed"
 
 
 def no_file(name: str, why: str) -> Missing:
