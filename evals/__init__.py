@@ -7,6 +7,8 @@ A new evaluation is one module, whose EVALUATION says what it is, and one line h
 EVALUATIONS = {
     "bits_per_byte": "evals.bits_per_byte",
     "facts": "evals.facts",
+    "recall": "evals.recall",
+    "decoding": "evals.decoding",
     "harness": "evals.harness",
 }
 SUITE = tuple(name for name in EVALUATIONS if name != "harness")

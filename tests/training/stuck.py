@@ -35,7 +35,7 @@ def put_fault(step: int, place: str) -> None:
         "backward": (torch.Tensor, "backward"),
         "step": (engine.Engine, "apply"),
         "save": (Saver, "start"),
-        "validate": (engine.Engine, "evaluate"),
+        "validate": (engine.Engine, "score"),
     }[place]
     original = getattr(owner, name)
     now = {"step": 0}
