@@ -7,7 +7,7 @@ from evals.contract import Result
 
 TITLES = {
     "associative_recall": "Associative recall: the value of a key",
-    "needle": "Needle in a haystack: the number of a name",
+    "needle": "Needle in a haystack: the number of a name, by depth",
     "copying": "Copying: tokens of a random sequence, said again",
 }
 
@@ -21,9 +21,11 @@ def show(result: Result, console: Console) -> None:
             continue
         columns = columns_of(result, task, lengths)
         subject = result.subject.name
-        table = Table(title=f"{title}, {subject}")
+        chance = result.figures["chance"][f"{task}/{lengths[-1]}"]
+        caption = f"chosen among a few candidates: {chance:.3f} by chance" if chance else None
+        table = Table(title=f"{title}, {subject}", caption=caption)
         for name in ("tokens", *columns):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for length in lengths:
             mark = " *" if length > n_context else "  "
             cells = (write(result, column[length]) for column in columns.values())
@@ -45,11 +47,12 @@ def columns_of(result: Result, task: str, lengths: list[int]) -> dict[str, dict[
         forms["whole row right"] = "{task}/whole/{length}/accuracy"
         forms["nats"] = "{task}/{length}/nats_per_token"
     else:
-        chance = result.figures["chance"][f"{task}/{lengths[-1]}"]
-        forms[f"chosen (by chance {chance:.3f})"] = "{task}/among_candidates/{length}/accuracy"
+        forms["chosen"] = "{task}/among_candidates/{length}/accuracy"
         forms["nats"] = "{task}/{length}/nats_per_answer"
-    for part in parts_of(result, task):
-        forms[part.replace("depth_", "at ") + "%"] = "{task}/{length}/" + part + "/accuracy"
+    if parts := parts_of(result, task):
+        del forms["nats"]  # for room
+    for part in parts:
+        forms[part.removeprefix("depth_") + "%"] = "{task}/{length}/" + part + "/accuracy"
     return {
         title: {length: form.format(task=task, length=length) for length in lengths}
         for title, form in forms.items()
@@ -64,11 +67,11 @@ def parts_of(result: Result, task: str) -> list[str]:
 
 
 def write(result: Result, name: str) -> str:
-    """Write a figure, a task's share with its interval; nothing where it was not measured."""
+    """Write a figure, the first with its interval; nothing where it was not measured."""
     measure = result.measures.get(name)
     if measure is None:
         return ""
-    if measure.unit != "share" or is_part(name):
+    if len(name.split("/")) > 3 or measure.unit != "share":
         return f"{measure.value:.2f}"
     low, high = measure.interval_95
     return f"{measure.value:.3f} ({low:.2f}-{high:.2f})"
