@@ -95,9 +95,11 @@ class Measure:
 
     def to_dict(self) -> dict[str, Any]:
         """Give what is written of it; value and interval are there to be read, not to be used."""
-        return {"value": finite(self.value), "interval_95": [*map(finite, self.interval_95)]} | (
-            asdict(self)
-        )
+        return asdict(self) | {
+            "value": finite(self.value),
+            "interval_95": [*map(finite, self.interval_95)],
+            "numerators": [*map(finite, self.numerators)],
+        }
 
 
 def bootstrap(
@@ -181,10 +183,11 @@ def read_results(path: str | Path) -> list[Result]:
 def read_result(fields: dict[str, Any]) -> Result:
     """Read one result from what was written of it."""
     derived = ("value", "interval_95")
-    measures = {
-        name: Measure(**{key: held for key, held in own.items() if key not in derived})
-        for name, own in fields["measures"].items()
-    }
+    measures = {}
+    for name, own in fields["measures"].items():
+        held: dict[str, Any] = {key: value for key, value in own.items() if key not in derived}
+        held["numerators"] = [math.nan if value is None else value for value in held["numerators"]]
+        measures[name] = Measure(**held)
     subject = Subject(**fields["subject"])
     return Result(**fields | {"subject": subject, "measures": measures})
 

@@ -1,5 +1,6 @@
 """What an evaluation is: options, a measurement, and a table for a person."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +50,11 @@ def evaluate(evaluation: Evaluation[OwnOptions], options: OwnOptions) -> Result:
 def take(evaluation: Evaluation[OwnOptions], examinee: Examinee, options: OwnOptions) -> Result:
     """Take an evaluation's figures; what is to be known of the examinee is told with them."""
     result = evaluation.measure(examinee, options)
-    return replace(result, warnings=[*examinee.warnings, *result.warnings])
+    broken = [name for name, own in result.measures.items() if not math.isfinite(own.value)]
+    told = f"{broken[0]} is not a number, nor are {len(broken) - 1} others" if broken else ""
+    return replace(
+        result, warnings=[*examinee.warnings, *result.warnings, *([told] if told else [])]
+    )
 
 
 def publish(found: Sequence[tuple[Evaluation, Result]], options: Options) -> None:

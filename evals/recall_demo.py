@@ -212,15 +212,21 @@ def make_config(folder: Path, name: str, options: DemoOptions) -> RunConfig:
 
 
 def train_once(config: RunConfig) -> dict[str, float]:
-    """Train to the end, unless that was done; tell what it took."""
+    """Train to the end, unless that was done; tell what it took, over all attempts."""
     note = Path(config.run_dir) / "cost.json"
-    if not note.exists():
+    cost = {"wall_s": 0.0, "cpu_s": 0.0, "is_done": False}
+    if note.exists():
+        cost = json.loads(note.read_text(encoding="utf-8"))
+    if not cost["is_done"]:
         wall, cpu = time.perf_counter(), time.process_time()
-        if stopped_by := train(config):
-            raise SystemExit(128 + stopped_by)
-        cost = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        stopped_by = train(config)
+        cost["wall_s"] += time.perf_counter() - wall
+        cost["cpu_s"] += time.process_time() - cpu
+        cost["is_done"] = not stopped_by
         write_whole(note, json.dumps(cost) + "\n")
-    return json.loads(note.read_text(encoding="utf-8"))
+        if stopped_by:
+            raise SystemExit(128 + stopped_by)
+    return {key: cost[key] for key in ("wall_s", "cpu_s")}
 
 
 def evaluate_run(config: RunConfig, options: DemoOptions) -> Result:

@@ -150,7 +150,7 @@ def score_logits(logits: Float[Tensor, "B T V"], targets: Int64[Tensor, "B T"]) 
         logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
     own = logits.gather(2, targets.clamp(min=0)[..., None])
-    ranks = (logits > own).sum(dim=2) * (targets != IGNORED)
+    ranks = (~(logits <= own)).sum(dim=2) * (targets != IGNORED)  # of NaN, all
     return TokenScores(nats.view(targets.shape), ranks)
 
 

@@ -72,7 +72,7 @@ def token_scores(
             logits = _product(h, weight.T)
             nats.append(F.cross_entropy(logits, t, ignore_index=ignored, reduction="none"))
             chosen = logits.gather(1, t.clamp(min=0)[:, None])
-            ranks.append((logits > chosen).sum(dim=1))
+            ranks.append((~(logits <= chosen)).sum(dim=1))  # of NaN, all: it is above nothing
     return torch.cat(nats), torch.cat(ranks)
 
 

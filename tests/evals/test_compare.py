@@ -131,6 +131,16 @@ def test_a_mean_lies_in_its_interval_and_has_no_item_too_many(values):
     assert high <= max(values) * 1.001
 
 
+def test_items_that_are_no_numbers_are_written_and_read_as_such(tmp_path):
+    broken = Measure.mean([1.0, math.nan], unit="x", is_lower_better=True)
+    result = dataclasses.replace(result_of(), measures={"broken": broken})
+    save_results([result], tmp_path / "a.json")
+    (again,) = read_results(tmp_path / "a.json")
+    assert math.isnan(again.measures["broken"].numerators[1])
+    (found,) = compare(again, result)
+    assert not found.is_better
+
+
 def test_a_measure_of_no_items_is_written_as_unknown():
     empty = Measure.mean([], unit="x", is_lower_better=True)
     text = to_json([dataclasses.replace(result_of(), measures={"none": empty})])

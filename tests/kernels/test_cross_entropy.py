@@ -86,6 +86,12 @@ def test_token_losses_sum_to_the_loss():
         assert target == -100 or order[row, ranks[row]] == target
 
 
+def test_a_logit_that_is_no_number_is_not_the_greedy_choice():
+    hidden, weight, targets = head_inputs()
+    _, ranks = token_scores(hidden * torch.nan, weight, targets, chunk_rows=16)
+    assert (ranks[targets != -100] == weight.shape[0]).all()
+
+
 def test_half_precision_gives_a_float32_loss_and_gradients_of_its_own():
     hidden, weight, targets = head_inputs()
     half = [x.detach().bfloat16().requires_grad_() for x in (hidden, weight)]
