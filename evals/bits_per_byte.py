@@ -114,9 +114,10 @@ def score_source(
     examinee: Examinee, source: ValidationSource, options: BitsPerByteOptions
 ) -> list[Scored]:
     """Read every document of a source."""
-    texts = list(source.texts())
+    documents = list(source.rows())
+    texts = [source.tokenizer.decode(ids.tolist()) for ids in documents]
     if examinee.tokenizer.fingerprint == source.tokenizer.fingerprint:
-        rows = [Row(ids) for ids in source.rows()]
+        rows = [Row(ids) for ids in documents]
     else:
         rows = [document_row(examinee.tokenizer, text) for text in texts]
     scores = score_rows(examinee, rows, options, title=f"score {source.name}")

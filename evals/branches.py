@@ -7,16 +7,14 @@ state is handed to each answer, and only the answers are read ten times.
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-import numpy as np
 import torch
 
 from evals.examinee import Examinee
 from evals.options import Options
-from helix import distributed
+from evals.ranks import spread
 from helix.batch import IGNORED
-from helix.data.progress import show_progress
 from helix.models.base import Piece, take_rows
-from helix.scoring import Row, RowScores
+from helix.scoring import Row, RowScores, padded, score_batch
 
 WIDTH_MULTIPLE = 4  # of branches, which are short: few widths to compile for, little padding
 Beginning = tuple[int, ...]
@@ -35,13 +33,11 @@ def score_branches(
         # The last given token belongs to the branch: its logits charge the first one that is not.
         branches.setdefault(tuple(row.ids[: row.n_given - 1].tolist()), []).append(number)
     batches = plan_branches(branches, rows, batch_tokens=options.batch_tokens)
-    own = batches[distributed.rank() :: distributed.world_size()]
-    found: dict[int, RowScores] = {}
-    for batch in show_progress(own, title):
-        found |= score_batch(examinee, {begin: branches[begin] for begin in batch}, rows)
-    for part in distributed.gather(found):
-        found |= part
-    return [found[number] for number in range(len(rows))]
+    return spread(
+        lambda batch: score_beginnings(examinee, {begin: branches[begin] for begin in batch}, rows),
+        batches,
+        title=title,
+    )
 
 
 def plan_branches(
@@ -52,7 +48,8 @@ def plan_branches(
     for _, alike in groupby(sorted(branches, key=len), key=len):
         n_tokens = batch_tokens
         for begin in sorted(alike, key=lambda begin: longest(branches[begin], rows)):
-            needed = len(begin) + len(branches[begin]) * width_of(longest(branches[begin], rows))
+            width = padded(longest(branches[begin], rows), WIDTH_MULTIPLE)
+            needed = len(begin) + len(branches[begin]) * width
             if n_tokens + needed > batch_tokens:
                 batches.append([])
                 n_tokens = 0
@@ -61,18 +58,13 @@ def plan_branches(
     return batches
 
 
-def width_of(length: int) -> int:
-    """Give the width to which branches of a length are padded."""
-    return -(-length // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
-
-
 def longest(numbers: Sequence[int], rows: Sequence[Row]) -> int:
     """Count the charged tokens of the longest row."""
     return max(len(rows[number].ids) - rows[number].n_given for number in numbers)
 
 
 @torch.no_grad()
-def score_batch(
+def score_beginnings(
     examinee: Examinee, branches: Mapping[Beginning, Sequence[int]], rows: Sequence[Row]
 ) -> dict[int, RowScores]:
     """Score the branches of beginnings that are of one length."""
@@ -84,18 +76,12 @@ def score_batch(
         targets = torch.full_like(begun, IGNORED)
         _, state = examinee.model.score(Piece(tokens=begun, targets=targets))
         state = take_rows(state, torch.tensor(parents, device=examinee.device))
-    width = width_of(longest(numbers, rows))
-    tokens = np.zeros((len(numbers), width), np.int64)
-    targets = np.full((len(numbers), width), IGNORED, np.int64)
-    for place, number in enumerate(numbers):
-        ids = rows[number].ids[rows[number].n_given - 1 :]
-        tokens[place, : len(ids) - 1] = ids[:-1]
-        targets[place, : len(ids) - 1] = ids[1:]
-    held = [torch.from_numpy(array).to(examinee.device) for array in (tokens, targets)]
-    scores, _ = examinee.model.score(Piece(tokens=held[0], targets=held[1], state=state))
-    nats, ranks = scores.nats.double().cpu().numpy(), scores.ranks.cpu().numpy()
-    return {
-        number: RowScores(nats[place, :n_charged], ranks[place, :n_charged])
-        for place, number in enumerate(numbers)
-        for n_charged in [len(rows[number].ids) - rows[number].n_given]
-    }
+    ends = [Row(rows[number].ids[rows[number].n_given - 1 :]) for number in numbers]
+    scores = score_batch(
+        examinee.model.score,
+        ends,
+        device=examinee.device,
+        state=state,
+        width_multiple=WIDTH_MULTIPLE,
+    )
+    return dict(zip(numbers, scores, strict=True))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from evals.examinee import Examinee
+from evals.ranks import spread
 from helix import distributed
-from helix.data.progress import show_progress
-from helix.generate import GenerateConfig, draw
+from helix.generate import GenerateConfig, draw, read_on
 from helix.models.base import ModelState
 from helix.scoring import PIECE_TOKENS
 
@@ -75,8 +75,8 @@ def continue_rows(
         by_length[start : start + BATCH_ROWS] for start in range(0, len(by_length), BATCH_ROWS)
     ]
     options = GenerateConfig(temperature=temperature, top_p=top_p, seed=seed, n_tokens=n_tokens)
-    found: dict[int, list[int]] = {}
-    for batch in show_progress(batches[distributed.rank() :: distributed.world_size()], title):
+
+    def work(batch: Sequence[int]) -> dict[int, list[int]]:
         rows = [
             Continuation(
                 prompts[number],
@@ -87,10 +87,9 @@ def continue_rows(
             for number in batch
         ]
         continue_batch(examinee, rows)
-        found |= {number: row.ids for number, row in zip(batch, rows, strict=True)}
-    for part in distributed.gather(found):
-        found |= part
-    return [found[number] for number in range(len(prompts))]
+        return {number: row.ids for number, row in zip(batch, rows, strict=True)}
+
+    return spread(work, batches, title=title)
 
 
 def continue_batch(examinee: Examinee, rows: Sequence[Continuation]) -> None:
@@ -103,10 +102,8 @@ def continue_batch(examinee: Examinee, rows: Sequence[Continuation]) -> None:
     tokens = torch.tensor([list(row.prompt[:n_read]) for row in rows])
     state: ModelState | None = None
     while not all(row.is_done for row in rows):
-        logits = None
-        for piece in tokens.split(PIECE_TOKENS, dim=1):
-            logits, state = examinee.model.predict(piece.to(examinee.device), state)
-        assert logits is not None, "a prompt has at least the start of the document"
+        given = tokens.to(examinee.device)
+        logits, state = read_on(examinee.model, given, state, piece_tokens=PIECE_TOKENS)
         held = logits.cpu()
         tokens = torch.tensor([[row.follow(n_read, held[n])] for n, row in enumerate(rows)])
         n_read += 1

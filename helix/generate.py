@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from helix.config import RunConfig, read_saved
 from helix.distributed import local_device
 from helix.models import build_on_meta
-from helix.models.base import LanguageModel
+from helix.models.base import LanguageModel, ModelState
 from helix.presets import PRESETS
 from helix.tokenizer import Tokenizer, load_tokenizer
 from helix.training import checkpoint
@@ -95,17 +95,30 @@ def sample_ids(
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(options.seed)
-    state, logits = None, None
-    for start in range(0, len(prompt_ids), PREFILL_TOKENS):
-        piece = prompt_ids[start : start + PREFILL_TOKENS]
-        logits, state = model.predict(torch.tensor([piece], device=device), state)
-    assert logits is not None, "a prompt has at least the start of the document"
+    logits, state = read_on(model, torch.tensor([prompt_ids], device=device))
     for _ in range(options.n_tokens):
         token = draw(logits[0].cpu(), options, generator)
         if token == eos_id:
             return
         yield token
         logits, state = model.predict(torch.tensor([[token]], device=device), state)
+
+
+@torch.no_grad()
+def read_on(
+    model: LanguageModel,
+    tokens: Int64[Tensor, "B T"],
+    state: ModelState | None = None,
+    *,
+    piece_tokens: int = PREFILL_TOKENS,
+) -> tuple[Float[Tensor, "B V"], ModelState]:
+    """Read tokens piece by piece; give the next token's logits and the state after them."""
+    logits = None
+    for piece in tokens.split(piece_tokens, dim=1):
+        logits, state = model.predict(piece, state)
+    assert logits is not None, "a prompt has at least the start of the document"
+    assert state is not None
+    return logits, state
 
 
 def draw(logits: Float[Tensor, " V"], options: GenerateConfig, generator: torch.Generator) -> int:

@@ -100,28 +100,35 @@ def plan_batches(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]
     return batches
 
 
-def padded(length: int) -> int:
+def padded(length: int, multiple: int = WIDTH_MULTIPLE) -> int:
     """Give the width to which rows of a length are padded."""
-    return max(-(-length // WIDTH_MULTIPLE), 1) * WIDTH_MULTIPLE
+    return max(-(-length // multiple), 1) * multiple
 
 
 @torch.no_grad()
 def score_batch(
-    score: ScorePiece, rows: Sequence[Row], *, device: torch.device, n_pieces: int = 0
+    score: ScorePiece,
+    rows: Sequence[Row],
+    *,
+    device: torch.device,
+    state: ModelState | None = None,
+    width_multiple: int = WIDTH_MULTIPLE,
+    n_pieces: int = 0,
 ) -> list[RowScores]:
     """Score rows together, piece after piece.
 
     Args:
+        state: What was read before each row; None begins a document.
+        width_multiple: Rows are padded to it.
         n_pieces: Forward passes at least; those beyond the rows' end count for nothing.
     """
-    longest = padded(max(len(row.ids) - 1 for row in rows))
+    longest = padded(max(len(row.ids) - 1 for row in rows), width_multiple)
     tokens = np.zeros((len(rows), longest), np.int64)  # nothing before padding can see it
     targets = np.full((len(rows), longest), IGNORED, np.int64)
     for number, row in enumerate(rows):
         tokens[number, : len(row.ids) - 1] = row.ids[:-1]
         targets[number, row.n_given - 1 : len(row.ids) - 1] = row.ids[row.n_given :]
     pieces: list[TokenScores] = []
-    state: ModelState | None = None
     parts = list(cut(tokens, targets, device))
     for own_tokens, own_targets in parts:
         scores, state = score(Piece(tokens=own_tokens, targets=own_targets, state=state))

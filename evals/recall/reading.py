@@ -15,11 +15,11 @@ from torch import Tensor
 
 from evals.examinee import Examinee
 from evals.options import Options
+from evals.ranks import spread
 from evals.recall.items import Item
 from evals.scoring import score_rows
-from helix import distributed
-from helix.data.progress import show_progress
-from helix.models.base import LanguageModel, ModelState
+from helix.generate import read_on
+from helix.models.base import ModelState
 from helix.scoring import PIECE_TOKENS, Row, RowScores
 
 
@@ -66,14 +66,12 @@ def judge_items(
     if not any(answer.candidates for item in items for answer in item.answers):
         return judge_scored(examinee, items, options, title=title)
     batches = plan_batches(items, batch_tokens=options.batch_tokens)
-    found: dict[int, list[Judged]] = {}
-    own = batches[distributed.rank() :: distributed.world_size()]
-    for batch in show_progress(own, title):
+
+    def work(batch: Sequence[int]) -> dict[int, list[Judged]]:
         judged = judge_batch(examinee, [items[number] for number in batch])
-        found |= dict(zip(batch, judged, strict=True))
-    for part in distributed.gather(found):
-        found |= part
-    return [found[number] for number in range(len(items))]
+        return dict(zip(batch, judged, strict=True))
+
+    return spread(work, batches, title=title)
 
 
 def plan_batches(items: Sequence[Item], *, batch_tokens: int) -> list[list[int]]:
@@ -96,25 +94,15 @@ def judge_batch(examinee: Examinee, items: Sequence[Item]) -> list[list[Judged]]
     found: dict[int, list[Found]] = {}
     read = 0
     for place in items[0].places:
-        logits, state = read_on(examinee.model, ids[:, read:place], state)
+        logits, state = read_on(
+            examinee.model, ids[:, read:place], state, piece_tokens=PIECE_TOKENS
+        )
         found[place] = find(logits, ids[:, place], [choice_at(item, place) for item in items])
         read = place
     return [
         [join([found[place][row] for place in answer.places]) for answer in item.answers]
         for row, item in enumerate(items)
     ]
-
-
-def read_on(
-    model: LanguageModel, tokens: Tensor, state: ModelState | None
-) -> tuple[Tensor, ModelState]:
-    """Read tokens piece by piece; give the next token's logits and the state."""
-    logits = None
-    for piece in tokens.split(PIECE_TOKENS, dim=1):
-        logits, state = model.predict(piece, state)
-    assert logits is not None, "there is a token before an answer"
-    assert state is not None
-    return logits, state
 
 
 def choice_at(item: Item, place: int) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ document after the other; a document is cut where the row ends and goes on in th
 pair is lost, none is invented. Only lengths are needed, so every rank can compute all of it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -57,13 +57,3 @@ def pack_row(
             row.append(part)
         n_free -= part.n_pairs
     return row, carry
-
-
-def pack_rows(documents: Iterable[Segment], *, n_context: int) -> Iterator[list[Segment]]:
-    """Pack all the documents; the last row may be short."""
-    remaining, carry = iter(documents), None
-    while True:
-        row, carry = pack_row(remaining, carry, n_context=n_context)
-        if not row:
-            return
-        yield row

@@ -26,16 +26,10 @@ class RowReader:
         self.pool = ThreadPoolExecutor(n_workers, "helix-read") if n_workers else None
         self.last: dict[Document, np.ndarray] = {}
 
-    def read_rows(
-        self, rows: Sequence[list[Segment]], *, n_context: int, padding: int = 0
-    ) -> Batch:
-        """Make a batch of rows; a short row ends in padding, a document with nothing to learn.
-
-        Args:
-            padding: Token of the padding.
-        """
+    def read_rows(self, rows: Sequence[list[Segment]], *, n_context: int) -> Batch:
+        """Make a batch of rows."""
         ids_of = self.read_documents(rows)
-        tokens = np.full((len(rows), n_context), padding, np.int64)
+        tokens = np.zeros((len(rows), n_context), np.int64)
         targets = np.full((len(rows), n_context), IGNORED, np.int64)
         document_ids = np.zeros((len(rows), n_context), np.int64)
         for row, segments in enumerate(rows):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import helix
+from helix.training.lines import read_lines
 
 PACKAGES = ("torch", "deepspeed", "triton", "numpy", "sentencepiece")
 
@@ -52,16 +53,5 @@ def append(run_dir: str | Path, entry: dict[str, Any]) -> None:
 
 def read(run_dir: str | Path) -> list[dict[str, Any]]:
     """Read all attempts; a line torn by a kill is left out."""
-    try:
-        lines = attempts_path(run_dir).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("versions"), dict):
-            found.append(entry)
-    return found
+    entries = read_lines(attempts_path(run_dir))
+    return [entry for entry in entries if isinstance(entry.get("versions"), dict)]

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from helix.training.lines import read_lines
+
 ROLLBACK = "rollback"
 
 
@@ -61,18 +63,7 @@ def append_rollback(run_dir: str | Path, rollback: Rollback, **told: Any) -> Non
 
 def read(run_dir: str | Path) -> list[dict[str, Any]]:
     """Read all entries; a line torn by a kill is left out."""
-    path = incidents_path(run_dir)
-    if not path.exists():
-        return []
-    entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict):
-            entries.append(entry)
-    return entries
+    return list(read_lines(incidents_path(run_dir)))
 
 
 def read_rollbacks(run_dir: str | Path) -> list[Rollback]:

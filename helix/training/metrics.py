@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from helix.config import RunConfig
+from helix.training.lines import read_lines
 from helix.training.tracking import WandbRun, key_of
 
 Record = dict[str, float]
@@ -39,15 +40,7 @@ def read_records(run_dir: str | Path) -> list[Record]:
 
     A line torn by a kill, or by a disk, is left out.
     """
-    if not metrics_path(run_dir).exists():
-        return []
-    by_step: dict[tuple[float, ...], Record] = {}
-    for line in metrics_path(run_dir).read_text(errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        by_step[key_of(record)] = record
+    by_step = {key_of(record): record for record in read_lines(metrics_path(run_dir))}
     return [by_step[key] for key in sorted(by_step)]
 
 

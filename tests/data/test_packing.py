@@ -3,13 +3,23 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helix.data.packing import Segment, cut_segment, pack_row, pack_rows, whole_document
+from helix.data.packing import Segment, cut_segment, pack_row, whole_document
 
 LENGTHS = st.lists(st.integers(2, 40), max_size=30)
 
 
 def all_documents(lengths):
     return [whole_document("x", document, n_ids) for document, n_ids in enumerate(lengths)]
+
+
+def pack_rows(documents, *, n_context):
+    """Pack all the documents; the last row may be short."""
+    remaining, carry = iter(documents), None
+    while True:
+        row, carry = pack_row(remaining, carry, n_context=n_context)
+        if not row:
+            return
+        yield row
 
 
 def pairs_of(segments):

@@ -3,11 +3,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evals.branches import longest, plan_branches, score_branches, width_of
+from evals.branches import WIDTH_MULTIPLE, longest, plan_branches, score_branches
 from evals.examinee import open_examinee
 from evals.options import Options
 from evals.scoring import score_rows
-from helix.scoring import Row
+from helix.scoring import Row, padded
 
 WORDS = st.binary(min_size=1, max_size=12)
 
@@ -43,6 +43,6 @@ def test_a_batch_holds_beginnings_of_one_length_and_no_more_tokens_than_told():
     assert sorted(begin for batch in batches for begin in batch) == sorted(branches)
     for batch in batches:
         assert len({len(begin) for begin in batch}) == 1
-        widths = {begin: width_of(longest(branches[begin], rows)) for begin in batch}
+        widths = {begin: padded(longest(branches[begin], rows), WIDTH_MULTIPLE) for begin in batch}
         n_tokens = sum(len(begin) + widths[begin] * len(branches[begin]) for begin in batch)
         assert n_tokens <= 100 or len(batch) == 1

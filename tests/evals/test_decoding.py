@@ -26,6 +26,7 @@ from evals.options import Options
 from evals.sampling import continue_rows
 from helix.config import ConfigError
 from helix.generate import GenerateConfig, sample_ids
+from helix.models.base import LanguageModel
 from helix.tokenizer import ByteTokenizer
 from tests.ranks import Ranks
 
@@ -215,12 +216,21 @@ def test_prompts_of_any_lengths_go_on_together_as_each_does_alone(examinee, leng
             assert list(sample_ids(examinee.model, prompt, options, eos_id=257)) == ids
 
 
-class Ending(nn.Module):
+class Ending(LanguageModel):
     """Ends every document after as many tokens as its first byte says."""
 
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+
+    def loss(self, batch):
+        raise NotImplementedError
+
+    def tie_weights(self):
+        raise NotImplementedError
+
+    def score(self, piece):
+        raise NotImplementedError
 
     def predict(self, tokens, state=None):
         read = tokens if state is None else torch.cat((state[0][0], tokens), dim=1)
