@@ -1,8 +1,10 @@
 """DeepSpeed's optimizer for bf16 at stage 1: what lies between backward and forward, in few passes.
 
 Gradients of bf16 weights are summed in flat fp32 buffers, one for each group of parameters. What
-DeepSpeed 0.19.8 does there, parameter by parameter and with several waits for the device, is done
-on the buffers, with one wait: for the norm, which decides whether the step is taken.
+DeepSpeed 0.19.8 does there, parameter by parameter, through copies and with several waits for the
+device, is done on the buffers, with one wait: for the norm, which decides whether the step is
+taken. Ranks sum each other's gradients of their own partition alone, half of what an all-reduce
+sends; they are not averaged.
 """
 
 import math
@@ -11,6 +13,9 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import distributed as dist
+
+from helix import distributed
 
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s
 
@@ -22,6 +27,8 @@ def shorten_steps(optimizer: Any, allows: Callable[[float], bool] = math.isfinit
         allows: Told the norm of the gradient, says whether the step is taken.
     """
     optimizer.update_hp_grads = partial(move_gradients, optimizer)
+    optimizer.get_grads_for_reduction = partial(reduce_gradients, optimizer)
+    optimizer.clear_hp_grads = partial(forget_gradients, optimizer)
     optimizer.step = partial(take_step, optimizer, allows)
     optimizer.zero_grad = partial(drop_gradients, optimizer)
 
@@ -30,8 +37,9 @@ def shorten_steps(optimizer: Any, allows: Callable[[float], bool] = math.isfinit
 def move_gradients(optimizer: Any, **_: Any) -> None:
     """Add each bf16 gradient to its fp32 sum and drop it, after each backward.
 
-    DeepSpeed's own method leaves .grad where it is, so that the first of n micro-batches counts n
-    times, and makes an fp32 copy of every gradient on the way.
+    The first of a step is the sum: nothing needs to be set to zero between steps. DeepSpeed's own
+    method leaves .grad where it is, so that the first of n micro-batches counts n times, and makes
+    an fp32 copy of every gradient on the way.
     """
     groups = zip(
         optimizer.bf16_groups,
@@ -42,20 +50,57 @@ def move_gradients(optimizer: Any, **_: Any) -> None:
     for parameters, sums, is_there in groups:
         for index, (parameter, total) in enumerate(zip(parameters, sums, strict=True)):
             if parameter.grad is not None:
-                total.add_(parameter.grad.reshape(total.shape))
+                add = total.add_ if is_there[index] else total.copy_
+                add(parameter.grad.reshape(total.shape))
                 parameter._hp_grad = total
                 parameter.grad = None
                 is_there[index] = True
 
 
 @torch.no_grad()
+def reduce_gradients(optimizer: Any) -> tuple[list[torch.Tensor], dict[str, list[torch.Tensor]]]:
+    """Sum each rank's partition over all ranks, after a step's last backward.
+
+    Returns:
+        The gradients that are left for DeepSpeed to reduce: none.
+    """
+    groups = zip(optimizer.fp32_groups_gradients, optimizer.fp32_groups_has_gradients, strict=True)
+    for sums, is_there in groups:
+        for total, has_gradient in zip(sums, is_there, strict=True):
+            if not has_gradient:
+                total.zero_()  # what an earlier step left
+    partitions = zip(
+        optimizer.fp32_groups_gradient_flat_partition,
+        optimizer.fp32_groups_gradients_flat,
+        optimizer.real_dp_process_group,
+        strict=True,
+    )
+    for own, whole, ranks in partitions:
+        if dist.get_world_size(ranks) > 1:
+            dist.reduce_scatter_tensor(own, whole, group=ranks)
+    return [], {}
+
+
+def forget_gradients(optimizer: Any) -> None:
+    """Let the next gradients take the place of the sums."""
+    optimizer.fp32_groups_has_gradients = [
+        [False] * len(group) for group in optimizer.fp32_groups_gradients
+    ]
+
+
+def norm_over_ranks(partitions: list[torch.Tensor]) -> float:
+    """Give the norm of all ranks' partitions; every rank gets the same."""
+    square = torch.stack([part.norm() for part in partitions]).square().sum()
+    return float(distributed.sum_over_ranks(square).sqrt())
+
+
+@torch.no_grad()
 def take_step(optimizer: Any, allows: Callable[[float], bool]) -> None:
     """Clip the sums, step on this rank's partition, and send the weights to all ranks.
 
-    The sums are those over all ranks already. Where their norm is not allowed the weights stay.
+    Where the norm of the gradient is not allowed the weights stay.
     """
-    sums = optimizer.fp32_groups_actual_gradients_flat  # without the padding of partitions
-    norm = float(torch.stack([total.norm() for total in sums]).norm())
+    norm = norm_over_ranks(optimizer.fp32_groups_gradient_flat_partition)
     optimizer.overflow = not allows(norm)
     optimizer._global_grad_norm = math.inf if optimizer.overflow else norm
     if not optimizer.overflow:
@@ -76,5 +121,5 @@ def take_step(optimizer: Any, allows: Callable[[float], bool]) -> None:
 
 
 def drop_gradients(optimizer: Any, set_to_none: bool = True) -> None:
-    """Drop bf16 gradients; `take_step` left the sums at zero."""
+    """Drop bf16 gradients; `take_step` has forgotten the sums."""
     optimizer.clear_lp_grads(set_to_none=set_to_none)

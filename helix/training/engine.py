@@ -202,6 +202,8 @@ def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "gradient_predivide_factor": 1.0,
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
+        # It would let the GPU run empty before each forward and after each step.
+        "timers": {"throughput": {"enabled": False}},
         "dump_state": False,
         "zero_allow_untested_optimizer": False,
     }
@@ -310,9 +312,11 @@ class Engine:
         output: Output = self.engine(batch)
         self.forward_timer.stop()
         self.enter("backward")
-        # DeepSpeed averages over ranks and accumulation; both are undone, so that the gradient
-        # is that of the mean over all targets of the step and never a mean of means.
-        scale = self.world_size * self.n_accumulations / n_targets
+        # DeepSpeed averages over accumulation and, where we do not reduce ourselves, over ranks;
+        # both are undone, so that the gradient is that of the mean over all targets of the step
+        # and never a mean of means.
+        n_averaged = self.n_accumulations * (1 if self.veto.sums_ranks else self.world_size)
+        scale = n_averaged / n_targets
         self.engine.backward(output.loss * scale)
         if not self.engine.is_gradient_accumulation_boundary():
             self.engine.step()  # only counts the micro-batch

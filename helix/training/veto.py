@@ -28,12 +28,14 @@ class Veto:
     Attributes:
         accept: Set before each step. All ranks are asked together.
         norm: What it was asked about last; not a number before the first time.
+        sums_ranks: Whether the gradients of ranks are summed; DeepSpeed averages them.
     """
 
     def __init__(self, optimizer: Any, *, stage: int) -> None:
         self.accept: Accept = accept_finite
         self.norm = math.nan
-        if hasattr(optimizer, "update_hp_grads"):
+        self.sums_ranks = hasattr(optimizer, "update_hp_grads")
+        if self.sums_ranks:
             shorten_steps(optimizer, self.allows)
         elif stage == 3:
             self.norms_of_groups = optimizer._get_norm_groups
