@@ -24,6 +24,7 @@ class ThroughputConfig:
         sections: Which tables to make, with commas, of SECTION_NAMES. `zero` is made to be started
             by torchrun; the others run in one process.
         contexts: Lengths for context and decode, with commas; empty means those of each section.
+        accumulations: Micro-batches of a step in engine, with commas.
         n_repeats: Timings of which the median is taken, after those that are not counted.
         n_steps: Steps whose losses precision and zero compare; 0 means 500 and 100.
         stages: ZeRO stages for zero, with commas.
@@ -35,6 +36,7 @@ class ThroughputConfig:
 
     sections: str = "step,parts"
     contexts: str = ""
+    accumulations: str = "1,8"
     n_repeats: int = 5
     n_steps: int = 0
     stages: str = "1,2,3"
@@ -48,13 +50,15 @@ class ThroughputConfig:
             if name not in SECTION_NAMES:
                 known = list(SECTION_NAMES)
                 raise ValueError(f"sections={self.sections}: {name!r} is none of {known}")
-        if self.n_repeats < 1:
-            raise ValueError(f"n_repeats={self.n_repeats}: give at least 1")
-        for name in ("n_steps", "prefill_tokens"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
-        if not all(word.isdigit() and int(word) for word in words_of(self.contexts)):
-            raise ValueError(f"contexts={self.contexts}: give lengths in tokens, as in 4096,16384")
+        for name, least in (("n_repeats", 1), ("n_steps", 0), ("prefill_tokens", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: give {least} or more")
+        for name, words, wanted in (
+            ("contexts", words_of(self.contexts), "lengths in tokens, as in 4096,16384"),
+            ("accumulations", self.accumulations.split(","), "numbers, as in 1,8"),
+        ):
+            if not all(word.isdigit() and int(word) for word in words):
+                raise ValueError(f"{name}={getattr(self, name)}: give {wanted}")
         if not self.stages or any(word not in ("1", "2", "3") for word in self.stages.split(",")):
             raise ValueError(f"stages={self.stages}: give some of 1,2,3")
 

@@ -27,7 +27,6 @@ N_WARM = 3
 N_LAPS = 10
 N_STEPS = 500  # whose losses the precisions are compared by
 N_LAST = 50  # steps whose mean loss stands for where a precision ended
-ACCUMULATIONS = (1, 8)
 
 
 class Way(NamedTuple):
@@ -45,12 +44,13 @@ WAYS = {
 
 
 def engine_cases(bench: Bench) -> Iterator[Case]:
-    """Time a plain loop and the trainer's step, with one micro-batch a step and with eight."""
+    """Time a plain loop and the trainer's step, with each number of micro-batches a step."""
     run = bench.run
-    n_rows = run.training.micro_batch_rows * sum(ACCUMULATIONS)
+    accumulations = [int(word) for word in bench.options.accumulations.split(",")]
+    n_rows = run.training.micro_batch_rows * sum(accumulations)
     n_tokens = (N_WARM + N_LAPS) * n_rows * run.data.n_context
     with training_data(run, n_tokens=n_tokens) as loader_of:
-        for n in ACCUMULATIONS:
+        for n in accumulations:
             yield Case({"loop": "plain", "micro_batches": n}, partial(plain_row, bench, n))
             measure = partial(engine_row, bench, n, loader_of)
             yield Case({"loop": "engine", "micro_batches": n}, measure)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from helix.kernels import conv
 from helix.kernels.devices import require_cuda
+from helix.kernels.parts import make_room, room_of
 from helix.kernels.triton_gates import sigmoid
 from helix.kernels.triton_norm import unit_of
 from helix.kernels.tuned import tuned
@@ -146,7 +147,8 @@ def _forward(
 @no_type_check
 def _backward(
     x, weights, bias, starts, d_y, d_x, d_weights, n_tokens, n_channels, x_row, x_token,
-    UNIT: tl.constexpr, TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
+    room_row, room_token, UNIT: tl.constexpr, UNIT_ROOM: tl.constexpr,
+    TAPS: tl.constexpr, HAS_BIAS: tl.constexpr, SILU: tl.constexpr,
     RUN: tl.constexpr, AT_ONCE: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(2).to(tl.int64)
@@ -156,7 +158,7 @@ def _backward(
     inside = c < n_channels
     x += row * x_row * UNIT + c
     d_y += row * n_tokens * n_channels + c
-    d_x += row * n_tokens * n_channels + c
+    d_x += row * room_row * UNIT_ROOM + c
     starts += row * n_tokens
     taps, level = _load_taps(weights, bias, c, n_channels, TAPS, HAS_BIAS)
     past, behind = _load_past(x, starts, first, x_token * UNIT, inside, TAPS)
@@ -180,7 +182,7 @@ def _backward(
             sums = _count(sums, tl.where(t + i < end, d_total, 0.0), heard, TAPS)
             repaid = _repay(owed, d_total, taps, behind, TAPS)
             complete = t + i - (TAPS - 1)
-            at = d_x + complete.to(tl.int64) * n_channels
+            at = d_x + complete.to(tl.int64) * room_token * UNIT_ROOM
             is_own = (complete >= first) & (complete < end)
             tl.store(at, repaid[TAPS - 1].to(d_x.dtype.element_ty), mask=inside & is_own)
             owed, past = repaid[: TAPS - 1], heard[: TAPS - 1]
@@ -195,6 +197,7 @@ class _CausalConv(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weights, bias, starts, silu):
         _, n_tokens, n_channels = x.shape
+        ctx.room = room_of(x)
         x = x if x.stride(2) == 1 else x.contiguous()
         y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         unit = unit_of(x.stride(0), x.stride(1))
@@ -213,13 +216,15 @@ class _CausalConv(torch.autograd.Function):
         x, weights, bias, starts = ctx.saved_tensors
         n_tokens, n_channels, n_taps = *x.shape[1:], weights.shape[0]
         d_y = d_y.contiguous()
-        d_x = torch.empty_like(d_y)
+        d_x = make_room(ctx.room, x)
         unit = unit_of(x.stride(0), x.stride(1))
+        unit_room = unit_of(d_x.stride(0), d_x.stride(1))
         blocks = blocks_of(x, BACKWARD)
         sums = torch.empty(blocks[1] * blocks[2], n_taps + 1, n_channels, device=x.device)
         _backward[blocks](
             x, weights, weights if bias is None else bias, starts, d_y, d_x, sums, n_tokens,
-            n_channels, x.stride(0) // unit, x.stride(1) // unit, unit,
+            n_channels, x.stride(0) // unit, x.stride(1) // unit,
+            d_x.stride(0) // unit_room, d_x.stride(1) // unit_room, unit, unit_room,
             TAPS=n_taps, HAS_BIAS=bias is not None, SILU=ctx.silu, **BACKWARD,
         )  # fmt: skip
         total = sums.sum(0).to(weights.dtype)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from helix.kernels.devices import require_cuda
+from helix.kernels.parts import make_room, room_of
 from helix.kernels.triton_gates import sigmoid
 from helix.kernels.triton_norm import at_rows, count_programs, rows_of, tile_of
 
@@ -55,6 +56,7 @@ def _backward(
     x, gate, weight, scales, d_y, d_x, d_gate, d_weights, n, d,
     n_inner, outer_stride, inner_stride, UNIT: tl.constexpr,
     n_inner_gates, outer_gates, inner_gates, UNIT_GATES: tl.constexpr,
+    n_inner_room, outer_room, inner_room, UNIT_ROOM: tl.constexpr,
     GATE_FIRST: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     column = tl.arange(0, D)[None, :]
@@ -84,7 +86,8 @@ def _backward(
         d_opened = total * values if GATE_FIRST else given * normal * w
         d_g = d_opened * (share + opened * (1 - share))
         tl.store(d_x + at, (total * before).to(d_x.dtype.element_ty), mask=inside)
-        tl.store(d_gate + at, d_g.to(d_gate.dtype.element_ty), mask=inside)
+        room = d_gate + at_rows(row, n_inner_room, outer_room, inner_room, UNIT_ROOM) + column
+        tl.store(room, d_g.to(d_gate.dtype.element_ty), mask=inside)
         first += tl.num_programs(0) * ROWS
     at = tl.program_id(0).to(tl.int64) * d + tl.arange(0, D)
     tl.store(d_weights + at, tl.sum(d_weight, axis=0), mask=tl.arange(0, D) < d)
@@ -105,6 +108,7 @@ class _GatedNorm(torch.autograd.Function):
             GATE_FIRST=gate_first, **tile,
         )  # fmt: skip
         ctx.save_for_backward(x, gate, weight, scales)
+        ctx.room = room_of(gate)
         ctx.gate_first = gate_first
         return y
 
@@ -117,12 +121,14 @@ class _GatedNorm(torch.autograd.Function):
         d = x.shape[-1]
         n = x.numel() // d
         d_y = d_y.contiguous()
-        d_x, d_gate = torch.empty_like(d_y), torch.empty_like(d_y)
+        d_x, d_gate = torch.empty_like(d_y), make_room(ctx.room, gate)
+        room, *room_places = rows_of(d_gate)
         tile = tile_of(d)
         n_programs = count_programs(n, tile, warps_at_once=WARPS_AT_ONCE)
         d_weights = torch.empty(n_programs, d, dtype=torch.float32, device=x.device)
         _backward[(n_programs,)](
-            rows, gates, weight, scales, d_y, d_x, d_gate, d_weights, n, d, *places, *gate_places,
+            rows, gates, weight, scales, d_y, d_x, room, d_weights, n, d,
+            *places, *gate_places, *room_places,
             GATE_FIRST=ctx.gate_first, maxnreg=REGISTERS, **tile,
         )  # fmt: skip
         return d_x, d_gate, d_weights.sum(0).to(weight.dtype), None, None

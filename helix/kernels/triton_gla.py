@@ -16,6 +16,7 @@ from torch import Tensor
 
 from helix.kernels.devices import require_cuda
 from helix.kernels.gla import gla_chunked
+from helix.kernels.parts import make_room, room_of
 from helix.kernels.triton_gla_backward import differentiate
 from helix.kernels.triton_gla_forward import mark_documents, relate_tokens
 from helix.kernels.triton_gla_strong import differentiate_strong, relate_strong
@@ -120,12 +121,15 @@ def gla(
 class _GLA(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, log_decay, state, starts, keep):
+        rooms = [room_of(x) for x in (q, k, v, log_decay)]
         q, k, v, log_decay = (_in_whole_tokens(x) for x in (q, k, v, log_decay))
         documents = _mark(starts, q.dtype)
         related = _relate(q, k, log_decay, documents)
         initial = state if state is None else state.contiguous()
-        y, before, final = _walk(v, related, initial, q.shape[-1], back=False, keep=keep)
+        y = torch.empty_like(v, memory_format=torch.contiguous_format)
+        before, final = _walk(v, y, related, initial, q.shape[-1], back=False, keep=keep)
         if keep:
+            ctx.rooms = rooms
             ctx.save_for_backward(q, k, log_decay, v, before, *documents, *related)
             ctx.set_materialize_grads(False)
         return y, final
@@ -137,10 +141,11 @@ class _GLA(torch.autograd.Function):
         documents, related = Documents(*rest[:3]), Related(*rest[3:])
         d_y = torch.zeros_like(v) if d_y is None else _in_whole_tokens(d_y)
         d_final = d_final if d_final is None else d_final.contiguous()
-        d_v, after, d_state = _walk(d_y, related, d_final, q.shape[-1], back=True, keep=True)
-        d_q, d_k, d_log_decay = _differentiate(
-            (q, k, log_decay), documents, (v, d_y), (before, after), related
-        )
+        inputs = (q, k, v, log_decay)
+        d_q, d_k, d_v, d_log_decay = map(make_room, ctx.rooms, inputs)
+        after, d_state = _walk(d_y, d_v, related, d_final, q.shape[-1], back=True, keep=True)
+        gradients = (d_q, d_k, d_log_decay)
+        _differentiate((q, k, log_decay), gradients, documents, (v, d_y), (before, after), related)
         return d_q, d_k, d_v, d_log_decay, d_state if ctx.needs_input_grad[4] else None, None, None
 
 
@@ -182,11 +187,10 @@ def _relate(q, k, log_decay, documents):
     return related
 
 
-def _walk(x, related, initial, d_key, *, back, keep):
+def _walk(x, y, related, initial, d_key, *, back, keep):
     n_rows, n_tokens, n_heads, d_value = x.shape
     n_chunks, width = related.across.shape[2:]
     block, kept_width = _walked_values(d_value, width), _kept_width(d_value)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     kept = x.new_empty(n_rows, n_heads, n_chunks, width, kept_width) if keep else None
     final = related.across.new_empty(n_rows, n_heads, d_key, d_value)
     reads, writes = related.reads, related.writes
@@ -194,24 +198,24 @@ def _walk(x, related, initial, d_key, *, back, keep):
         reads, writes = writes, reads
     walk[(kept_width // block * n_rows * n_heads,)](
         x, related.scores, reads, writes, related.across, initial, y, kept, final,
-        n_tokens, n_chunks, n_heads, *x.stride()[:2],
+        n_tokens, n_chunks, n_heads, *x.stride()[:2], *y.stride()[:2],
         K=d_key, D=width, V=d_value, V_KEPT=kept_width, BV=block, C=CHUNK_TOKENS, BACK=back,
         **WALK.options(width),
     )  # fmt: skip
-    return y, kept, final
+    return kept, final
 
 
-def _differentiate(inputs, documents, outputs, states, related):
+def _differentiate(inputs, gradients, documents, outputs, states, related):
     q, k, log_decay = inputs
     v, d_y = outputs
     n_rows, n_tokens, n_heads, d_key = q.shape
     n_chunks, width = related.across.shape[2:]
     d_value, chunk, block = v.shape[3], CHUNK_TOKENS, _block(width, DIFFERENTIATE.keys)
-    gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in inputs]
     n_programs = n_chunks * width // block
     d_scores = q.new_empty(n_rows, n_heads, n_programs, chunk, chunk)
     given = (q, k, log_decay, *documents, v, d_y, *states, related.across)
-    strides = [x.stride(axis) for x in (q, k, log_decay, v, d_y) for axis in (0, 1)]
+    told = (q, k, log_decay, v, d_y, *gradients)
+    strides = [x.stride(axis) for x in told for axis in (0, 1)]
     widths = {"K": d_key, "D": width, "BK": block, "V": d_value, "V_KEPT": states[0].shape[-1]}
     widths |= {"BV": _block(d_value, DIFFERENTIATE.values), "C": chunk}
     differentiate[(n_programs, n_heads, n_rows)](
@@ -222,7 +226,6 @@ def _differentiate(inputs, documents, outputs, states, related):
         *given, related.strong, *gradients, n_tokens, d_key**-0.5, *strides,
         **widths, **STRONG.options(width),
     )  # fmt: skip
-    return gradients
 
 
 def _in_whole_tokens(x):

@@ -53,10 +53,9 @@ def pull_through(
 
 @triton.jit
 @no_type_check
-def lay(n_tokens, row, first, head, i, channel, K: tl.constexpr):
-    """Tell where a chunk's channels lie in a gradient, which has no gaps."""
-    n_heads = tl.num_programs(1)
-    return ((row * n_tokens + first) * n_heads + head) * K + (i * (n_heads * K) + channel[None, :])
+def lay(of_row, of_token, row, first, head, i, channel, K: tl.constexpr):
+    """Tell where a chunk's channels lie in a gradient of such strides."""
+    return row * of_row + first * of_token + head * K + (i * of_token + channel[None, :])
 
 
 @triton.jit
@@ -77,6 +76,7 @@ def differentiate(  # noqa: PLR0915 - one pass over a chunk's tokens
     q, k, log_decay, starts, numbers, past, v, d_y, before, after, across, d_q, d_k, d_log_decay,
     d_scores, n_tokens, scale,
     q_row, q_token, k_row, k_token, g_row, g_token, v_row, v_token, y_row, y_token,
+    dq_row, dq_token, dk_row, dk_token, dg_row, dg_token,
     K: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, V: tl.constexpr, V_KEPT: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr, CENTRE: tl.constexpr,
 ):  # fmt: skip
@@ -123,14 +123,16 @@ def differentiate(  # noqa: PLR0915 - one pass over a chunk's tokens
     early = (keys.to(tl.float32) * fall).to(heard.dtype)
     of_late = tl.where(later == 0, d_reads * tl.exp(-CENTRE), 0.0)
     of_late = dot(pairs, early, of_late)
-    at = lay(n_tokens, row, first, head, i, channel, K)
+    at = lay(dq_row, dq_token, row, first, head, i, channel, K)
     tl.store(d_q + at, (of_late * rise).to(heard.dtype), mask=inside)
     of_early = tl.where(later == last, d_writes * tl.exp(passed + CENTRE), 0.0)
     leaves = tl.sum(early.to(tl.float32) * of_early, 0)
     leaves += carried * tl.load(across + tile * D + channel)
     of_early = dot(tl.trans(pairs), late, of_early)
+    at = lay(dk_row, dk_token, row, first, head, i, channel, K)
     tl.store(d_k + at, (of_early * fall).to(heard.dtype), mask=inside)
     # of the factors as rounded: what queries and keys share then cancels to the last digit
     d_since = late.to(tl.float32) * of_late - early.to(tl.float32) * of_early
     d_g = trace_decays(d_since, leaves, heard, later, last, begins)
+    at = lay(dg_row, dg_token, row, first, head, i, channel, K)
     tl.store(d_log_decay + at, d_g, mask=inside)

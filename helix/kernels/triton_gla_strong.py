@@ -66,6 +66,7 @@ def differentiate_strong(  # noqa: PLR0915 - one pass over a chunk's tokens
     q, k, log_decay, starts, numbers, past, v, d_y, before, after, across, strong,
     d_q, d_k, d_log_decay, n_tokens, scale,
     q_row, q_token, k_row, k_token, g_row, g_token, v_row, v_token, y_row, y_token,
+    dq_row, dq_token, dk_row, dk_token, dg_row, dg_token,
     K: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, V: tl.constexpr, V_KEPT: tl.constexpr,
     BV: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
@@ -110,7 +111,9 @@ def differentiate_strong(  # noqa: PLR0915 - one pass over a chunk's tokens
         d_keys += d_writes
         d_since = queries * d_queries - keys * d_keys
         d_g = trace_decays(d_since, leaves, heard, later, last, begins)
-        at = lay(n_tokens, row, first, head, i, channel, K)
+        at = lay(dq_row, dq_token, row, first, head, i, channel, K)
         tl.store(d_q + at, (d_queries * scale).to(heard.dtype), mask=inside)
+        at = lay(dk_row, dk_token, row, first, head, i, channel, K)
         tl.store(d_k + at, d_keys.to(heard.dtype), mask=inside)
+        at = lay(dg_row, dg_token, row, first, head, i, channel, K)
         tl.store(d_log_decay + at, d_g, mask=inside)

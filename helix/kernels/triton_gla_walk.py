@@ -23,7 +23,7 @@ from helix.kernels.triton_gla_forward import dot
 @no_type_check
 def walk(  # noqa: PLR0915 - one pass over all chunks
     x, scores, reads, writes, across, initial, y, kept, final,
-    n_tokens, n_chunks, n_heads, x_row, x_token,
+    n_tokens, n_chunks, n_heads, x_row, x_token, y_row, y_token,
     K: tl.constexpr, D: tl.constexpr, V: tl.constexpr, V_KEPT: tl.constexpr, BV: tl.constexpr,
     C: tl.constexpr, BACK: tl.constexpr,
 ):  # fmt: skip
@@ -47,9 +47,9 @@ def walk(  # noqa: PLR0915 - one pass over all chunks
     in_scores = token[:, None] * C + token[None, :]
     in_kept = channel[:, None] * V_KEPT + value[None, :]
     in_x = token[:, None] * x_token + value[None, :]
-    in_y = token[:, None] * (n_heads * V) + value[None, :]
+    in_y = token[:, None] * y_token + value[None, :]
     x += row * x_row + head * V
-    y += (row * n_tokens * n_heads + head) * V
+    y += row * y_row + head * V
     for step in range(n_chunks):
         chunk = n_chunks - 1 - step if BACK else step
         tile, first = row_head * n_chunks + chunk, chunk.to(tl.int64) * C
@@ -66,5 +66,5 @@ def walk(  # noqa: PLR0915 - one pass over all chunks
         if kept is not None:
             tl.store(kept + tile * D * V_KEPT + in_kept, narrow)
         state = dot(tl.trans(writing), given, state * decay[:, None])
-        tl.store(y + first * n_heads * V + in_y, out.to(given.dtype), mask=inside)
+        tl.store(y + first * y_token + in_y, out.to(given.dtype), mask=inside)
     tl.store(final + in_state, state, mask=of_state)

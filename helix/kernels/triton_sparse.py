@@ -19,6 +19,7 @@ from helix.kernels import triton_sparse_keys as by_keys
 from helix.kernels import triton_sparse_queries as by_queries
 from helix.kernels.attention import document_origins
 from helix.kernels.devices import require_cuda
+from helix.kernels.parts import make_room, room_of
 from helix.kernels.tuned import tuned
 
 require_cuda()
@@ -66,6 +67,7 @@ class _Sparse(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, origins, window_tokens, n_global):
         n_rows, n_tokens, n_heads, width = q.shape
+        ctx.rooms = room_of(k), room_of(v)
         q, k, v = (_aligned(x) for x in (q, k, v))
         y = torch.empty_like(q, memory_format=torch.contiguous_format)
         lse = _empty_statistics(q)
@@ -86,7 +88,8 @@ class _Sparse(torch.autograd.Function):
         d_y = d_y.contiguous()
         d_y.new_zeros(1)  # a launch gives autograd's thread the context that descriptors need
         d_q, delta = _differentiate_by_queries(q, k, v, origins, y, d_y, lse, ctx.limits)
-        d_k, d_v = _differentiate_by_keys(q, k, v, origins, d_y, lse, delta, ctx.limits)
+        d_k, d_v = map(make_room, ctx.rooms, (k, v))
+        _differentiate_by_keys(q, k, v, origins, d_y, lse, delta, (d_k, d_v), ctx.limits)
         return d_q, d_k, d_v, None, None, None
 
 
@@ -120,8 +123,10 @@ def _differentiate_by_keys(
     d_y: Tensor,
     lse: Tensor,
     delta: Tensor,
+    gradients: tuple[Tensor, Tensor],
     limits: tuple[int, int],
-) -> tuple[Tensor, Tensor]:
+) -> None:
+    """Write the gradients of keys and values."""
     n_rows, n_tokens, n_heads, width = k.shape
     window_tokens, n_global = limits
     scale, ends = width**-0.5, document_ends(origins)
@@ -139,15 +144,15 @@ def _differentiate_by_keys(
             *k.stride()[:3], *v.stride()[:3],
             N_BLOCKS=n_blocks, CHUNK=CHUNK_TOKENS, **_options(cut, q, k),
         )  # fmt: skip
-    d_k, d_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (k, v))
+    d_k, d_v = gradients
     cut = _cut(BY_KEYS, q)
     by_keys.sparse_backward_keys[(triton.cdiv(n_tokens, cut.keys), n_heads, n_rows)](
         _tiles(q, cut.queries), k, v, origins, ends, _tiles(d_y, cut.queries),
         _spans(lse, cut.queries), _spans(delta, cut.queries), far, d_k, d_v,
         n_tokens, *limits, first_chunk, n_chunks, shape[4], LOG2_E * scale, scale,
-        *k.stride()[:3], *v.stride()[:3], CHUNK=CHUNK_TOKENS, **_options(cut, q, k),
+        *k.stride()[:3], *v.stride()[:3], *d_k.stride()[:3], *d_v.stride()[:3],
+        CHUNK=CHUNK_TOKENS, **_options(cut, q, k),
     )  # fmt: skip
-    return d_k, d_v
 
 
 def _aligned(x: Tensor) -> Tensor:

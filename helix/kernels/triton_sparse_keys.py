@@ -94,6 +94,7 @@ def sparse_backward_keys(
     q, k, v, origins, ends, d_y, lse, delta, far, d_k, d_v, n_tokens, window, n_global,
     first_chunk, n_chunks, n_places, scale, natural_scale,
     k_row, k_token, k_head, v_row, v_token, v_head,
+    dk_row, dk_token, dk_head, dv_row, dv_token, dv_head,
     GROUP: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr,
     CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -130,6 +131,7 @@ def sparse_backward_keys(
         d_keys, d_values, keys, values, j, limit, q, d_y, lse, delta, row, head, j0, scale,
         GROUP, BD, BQ,
     )  # fmt: skip
-    to = (of_row * n_tokens * n_heads + head) * D
-    store_rows(d_k + to, j0, n_heads * D, d_keys * natural_scale, n_tokens, D, BD, BK)
-    store_rows(d_v + to, j0, n_heads * D, d_values, n_tokens, D, BD, BK)
+    d_k += of_row * dk_row + of_head * dk_head
+    d_v += of_row * dv_row + of_head * dv_head
+    store_rows(d_k, j0, dk_token, d_keys * natural_scale, n_tokens, D, BD, BK)
+    store_rows(d_v, j0, dv_token, d_values, n_tokens, D, BD, BK)

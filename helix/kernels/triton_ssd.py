@@ -14,6 +14,7 @@ from torch import Tensor
 from helix.kernels import triton_ssd_backward as backward
 from helix.kernels import triton_ssd_forward as forward
 from helix.kernels.devices import require_cuda
+from helix.kernels.parts import make_room, room_of
 from helix.kernels.ssd import ssd_chunked
 from helix.kernels.tuned import tuned
 
@@ -170,17 +171,16 @@ def _pull_scores(x, b, c, decays, d_y):
     return d_scores, felt
 
 
-def _pull_inputs(x, b, c, skip, decays, d_states, d_y):
+def _pull_inputs(x, b, c, skip, decays, d_states, d_y, d_x):
     launch = _plan(x, b, PULL_INPUTS, programs=HEADED_PROGRAMS)
-    d_x = torch.empty_like(d_y)
     pulls, skips = torch.empty_like(decays.step), torch.empty_like(decays.step)
     owns = pulls.new_empty(x.shape[0], b.shape[2], pulls.shape[2])
     backward.pull_inputs[launch.grid](
         x, b, c, skip, decays.document, decays.step, decays.total, decays.leave, d_states, d_y,
         d_x, pulls, owns, skips, *launch.counts, *x.stride()[:3], *b.stride()[:3], *c.stride()[:3],
-        BJ=launch.block_tokens, **launch.options,
+        *d_x.stride()[:3], BJ=launch.block_tokens, **launch.options,
     )  # fmt: skip
-    return d_x, (pulls, owns, skips)
+    return pulls, owns, skips
 
 
 def _pull_decays(a, decays, overlap, sums, n_tokens, n_groups):
@@ -209,6 +209,7 @@ class _SSD(torch.autograd.Function):
             BI=launch.block_tokens, **launch.options,
         )  # fmt: skip
         ctx.save_for_backward(x, dt, a, b, c, skip, starts, states)
+        ctx.room = room_of(x)
         ctx.has_state = state is not None
         ctx.set_materialize_grads(False)
         return y, last
@@ -221,7 +222,8 @@ class _SSD(torch.autograd.Function):
         d_last = None if d_last is None else d_last.contiguous()
         decays = add_decays(dt, a, starts)
         d_states, d_state, overlap = _walk(d_y, c, decays.enter, decays, d_last, states)
-        d_x, pulled = _pull_inputs(x, b, c, skip, decays, d_states, d_y)
+        d_x = make_room(ctx.room, x)
+        pulled = _pull_inputs(x, b, c, skip, decays, d_states, d_y, d_x)
         d_scores, felt = _pull_scores(x, b, c, decays, d_y)
         d_c, entered = _pull_states(d_y, states, decays.enter, c, b, d_scores, swapped=False)
         d_b, left = _pull_states(x, d_states, decays.kept, b, c, d_scores, swapped=True)

@@ -41,6 +41,7 @@ def pull_inputs(
     x, b, c, skip, document, step, total, leave, d_states, d_y, d_x, pulls, owns, skips,
     n_tokens, n_chunks, n_heads, n_groups, heads,
     x_row, x_token, x_head, b_row, b_token, b_group, c_row, c_token, c_group,
+    room_row, room_token, room_head,
     P: tl.constexpr, N: tl.constexpr, C: tl.constexpr, BJ: tl.constexpr,
     BP: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -76,7 +77,8 @@ def pull_inputs(
         tl.store(skips + at + j, tl.sum(x_j * d_y_j, axis=1))
         d_x_j = step_j[:, None] * pulled + (tl.load(skip + head) + step_j * own_j)[:, None] * d_y_j
         inside = real_j[:, None] & (p < P)[None, :]
-        out = d_x + dense + j[:, None] * y_token + p[None, :]
+        room = d_x + row * room_row + t0 * room_token + head.to(tl.int64) * room_head
+        out = room + j[:, None] * room_token + p[None, :]
         tl.store(out, d_x_j.to(d_x.dtype.element_ty), mask=inside)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from helix import kernels
+from helix.kernels.parts import split
 from helix.layers import GatedNorm
 from helix.mixers.base import Mixer, check_at_least, check_divides, document_starts
 
@@ -124,7 +125,7 @@ class GatedLinearAttention(Mixer[GLAState]):
     ) -> tuple[Float[Tensor, "B T D"], GLAState]:
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)
-        q, k, v, gate = self.in_proj(x).split(self.widths, dim=-1)
+        q, k, v, gate = split(self.in_proj(x), self.widths)
         log_decay = self.log_decay(self.decay_up(self.decay_down(x)))
         q, k, v, log_decay, gate = (
             z.unflatten(-1, (self.n_heads, -1)) for z in (q, k, v, log_decay, gate)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from helix.kernels.parts import split
 from helix.layers import RMSNorm, Rotary
 from helix.mixers.base import check_at_least, check_divides
 
@@ -99,8 +100,9 @@ class RotaryHeads(nn.Module):
         self, x: Float[Tensor, "B T D"], positions: Int64[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T H K"], Float[Tensor, "B T M K"], Float[Tensor, "B T M K"]]:
         """Give queries, keys and values."""
-        heads = self.in_proj(x).unflatten(-1, (-1, self.d_head))
-        q, k, v = heads.split((self.n_heads, self.n_kv, self.n_kv), dim=2)
+        widths = (n * self.d_head for n in (self.n_heads, self.n_kv, self.n_kv))
+        parts = split(self.in_proj(x), tuple(widths))
+        q, k, v = (part.unflatten(-1, (-1, self.d_head)) for part in parts)
         q, k = self.rotary(self.q_norm(q), self.k_norm(k), positions)
         return q, k, v
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from helix import kernels
 from helix.kernels.chunks import scan_dtype
+from helix.kernels.parts import split
 from helix.layers import GatedNorm
 from helix.mixers.base import Mixer, check_at_least, check_divides, document_starts
 
@@ -155,9 +156,9 @@ class Mamba2(Mixer[Mamba2State]):
     ) -> tuple[Float[Tensor, "B T D"], Mamba2State]:
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)
-        z, channels, dt = self.in_proj(x).split(self.in_widths, dim=-1)
+        z, channels, dt = split(self.in_proj(x), self.in_widths)
         channels, tail = self.conv(channels, starts, state and state.tail)
-        u, b, c = channels.split(self.channel_widths, dim=-1)
+        u, b, c = split(channels, self.channel_widths)
         u = u.unflatten(-1, (-1, self.d_head))
         b, c = (y.unflatten(-1, (self.n_groups, -1)) for y in (b, c))
         dtype = scan_dtype(x)

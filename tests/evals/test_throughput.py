@@ -175,6 +175,7 @@ def test_tables_show_formula_peak_and_notes(capsys):
     [
         (["throughput", "sections=speed"], "'speed' is none of ['step', "),
         (["throughput", "contexts=many"], "contexts=many: give lengths in tokens"),
+        (["throughput", "accumulations="], "accumulations=: give numbers, as in 1,8"),
         (["throughput", "stages=0"], "stages=0: give some of 1,2,3"),
         (["throughput", "n_steps=-1"], "n_steps=-1: give 0 or more"),
         (
