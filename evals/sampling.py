@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from evals.examinee import Examinee
 from evals.ranks import spread
 from helix import distributed
-from helix.generate import GenerateConfig, draw, read_on
+from helix.generate import GenerateConfig, Nucleus, find_nuclei, read_on
 from helix.models.base import ModelState
 from helix.scoring import PIECE_TOKENS
 
@@ -33,13 +32,13 @@ class Continuation:
         self.ids: list[int] = []
         self.is_done = False
 
-    def follow(self, place: int, logits: Tensor) -> int:
-        """Give the token at a place: the prompt's own, or one drawn from the logits."""
+    def follow(self, place: int, nucleus: Nucleus) -> int:
+        """Give the token at a place: the prompt's own, or one that is drawn."""
         if place < len(self.prompt):
             return self.prompt[place]
         if self.is_done:
             return self.eos_id
-        token = draw(logits, self.options, self.generator)
+        token = nucleus.draw(self.generator)
         if token != self.eos_id:
             self.ids.append(token)
         self.is_done = token == self.eos_id or len(self.ids) == self.options.n_tokens
@@ -104,6 +103,8 @@ def continue_batch(examinee: Examinee, rows: Sequence[Continuation]) -> None:
     while not all(row.is_done for row in rows):
         given = tokens.to(examinee.device)
         logits, state = read_on(examinee.model, given, state, piece_tokens=PIECE_TOKENS)
-        held = logits.cpu()
-        tokens = torch.tensor([[row.follow(n_read, held[n])] for n, row in enumerate(rows)])
+        nuclei = find_nuclei(logits, rows[0].options)
+        tokens = torch.tensor(
+            [[row.follow(n_read, nucleus)] for row, nucleus in zip(rows, nuclei, strict=True)]
+        )
         n_read += 1

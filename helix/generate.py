@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from helix.config import RunConfig, read_saved
@@ -20,6 +21,7 @@ from helix.presets import PRESETS
 from helix.tokenizer import Tokenizer, load_tokenizer
 from helix.training import checkpoint
 
+FEW = 256  # likeliest tokens, which make up top_p where a model has learnt something
 PREFILL_TOKENS = 4096  # a prompt is read in pieces of this, so that memory does not grow with it
 
 
@@ -97,7 +99,7 @@ def sample_ids(
     generator = torch.Generator().manual_seed(options.seed)
     logits, state = read_on(model, torch.tensor([prompt_ids], device=device))
     for _ in range(options.n_tokens):
-        token = draw(logits[0].cpu(), options, generator)
+        token = find_nuclei(logits, options)[0].draw(generator)
         if token == eos_id:
             return
         yield token
@@ -121,18 +123,39 @@ def read_on(
     return logits, state
 
 
-def draw(logits: Float[Tensor, " V"], options: GenerateConfig, generator: torch.Generator) -> int:
-    """Draw one token: temperature, then the likeliest tokens that make up top_p.
+class Nucleus(NamedTuple):
+    """The tokens that one is drawn from, the likeliest first, and their shares; on the CPU."""
+
+    tokens: Int64[Tensor, " N"]
+    shares: Float64[Tensor, " N"]
+
+    def draw(self, generator: torch.Generator) -> int:
+        """Draw a token."""
+        if len(self.tokens) == 1:
+            return int(self.tokens)
+        return int(self.tokens[torch.multinomial(self.shares, 1, generator=generator)])
+
+
+def find_nuclei(logits: Float[Tensor, "B V"], options: GenerateConfig) -> list[Nucleus]:
+    """Find for each row the likeliest tokens that make up top_p, after the temperature.
+
+    Few of a large vocabulary do, so few are put in order, where the logits are.
 
     Source: Holtzman et al. 2019, arXiv:1904.09751 (nucleus sampling).
     """
     if options.temperature == 0:
-        return int(logits.argmax())
-    scaled = (logits.double() - logits.max()) / options.temperature  # at most 0: never overflows
-    shares, tokens = scaled.softmax(dim=-1).sort(descending=True)
-    is_kept = shares.cumsum(dim=-1) - shares < options.top_p  # the likeliest always is
-    drawn = torch.multinomial(shares * is_kept, 1, generator=generator)
-    return int(tokens[drawn])
+        likeliest = logits.argmax(dim=-1, keepdim=True).cpu()
+        return [Nucleus(token, torch.ones(1, dtype=torch.float64)) for token in likeliest]
+    highest = logits.amax(dim=-1, keepdim=True)
+    scaled = (logits.double() - highest) / options.temperature  # at most 0: never overflows
+    of_all, n_ordered = scaled.softmax(dim=-1), FEW
+    shares, tokens = of_all.topk(min(n_ordered, logits.shape[-1]))
+    while n_ordered < logits.shape[-1] and shares.sum(dim=-1).min() < options.top_p:
+        n_ordered *= 16
+        shares, tokens = of_all.topk(min(n_ordered, logits.shape[-1]))
+    shares, tokens = shares.cpu(), tokens.cpu()
+    n_kept = (shares.cumsum(dim=-1) - shares < options.top_p).sum(dim=-1)  # one at least
+    return [Nucleus(tokens[row, :n], shares[row, :n]) for row, n in enumerate(n_kept.tolist())]
 
 
 def generate_text(loaded: Loaded, options: GenerateConfig) -> Iterator[str]:

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from helix import generate as sampling
 from helix.cli import main
 from helix.config import ConfigError
-from helix.generate import GenerateConfig, draw, generate_text, load_run, sample_ids
+from helix.generate import GenerateConfig, find_nuclei, generate_text, load_run, sample_ids
 
 NO_TOKEN = -1  # an eos that is never drawn
+
+
+def draw(logits, options, generator):
+    return find_nuclei(logits[None], options)[0].draw(generator)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,23 @@ def test_small_nucleus_holds_the_likeliest_alone(logits):
     generator = torch.Generator().manual_seed(0)
     drawn = {draw(torch.tensor(logits, dtype=torch.float32), options, generator) for _ in range(9)}
     assert drawn == {logits.index(max(logits))}
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999, 1.0])
+def test_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort_beside_any_other_rows(top_p):
+    generator = torch.Generator().manual_seed(0)
+    spreads = torch.tensor([0.0, 0.1, 1.0, 4.0, 30.0])[:, None]
+    logits = torch.randn(5, 20_000, generator=generator) * spreads
+    options = GenerateConfig(temperature=0.7, top_p=top_p)
+    nuclei = find_nuclei(logits, options)
+    for row, nucleus in zip(logits, nuclei, strict=True):
+        shares = (row.double() / 0.7).softmax(0).sort(descending=True).values
+        n_kept = int((shares.cumsum(0) - shares < top_p).sum())
+        assert abs(len(nucleus.tokens) - n_kept) <= 1  # sums of shares may round to either side
+        assert torch.allclose(nucleus.shares[:n_kept], shares[: len(nucleus.tokens)][:n_kept])
+        (alone,) = find_nuclei(row[None], options)
+        assert torch.equal(alone.tokens, nucleus.tokens)
+        assert torch.equal(alone.shares, nucleus.shares)
 
 
 def test_draws_follow_the_shares():
