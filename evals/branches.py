@@ -32,7 +32,8 @@ def score_branches(
     for number, row in enumerate(rows):
         # The last given token belongs to the branch: its logits charge the first one that is not.
         branches.setdefault(tuple(row.ids[: row.n_given - 1].tolist()), []).append(number)
-    batches = plan_branches(branches, rows, batch_tokens=options.batch_tokens)
+    # as many as a CPU is given anywhere: a branch has a state, far larger than its few tokens
+    batches = plan_branches(branches, rows, batch_tokens=options.tokens_at_once("cpu"))
     return spread(
         lambda batch: score_beginnings(examinee, {begin: branches[begin] for begin in batch}, rows),
         batches,

@@ -11,7 +11,7 @@ from helix.generate import GenerateConfig, Nucleus, find_nuclei, read_on
 from helix.models.base import ModelState
 from helix.scoring import PIECE_TOKENS
 
-BATCH_ROWS = 32
+BATCH_ROWS = {"cpu": 32, "cuda": 256}
 
 
 class Continuation:
@@ -70,9 +70,8 @@ def continue_rows(
         Ids after each prompt, without the end of the document.
     """
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    batches = [
-        by_length[start : start + BATCH_ROWS] for start in range(0, len(by_length), BATCH_ROWS)
-    ]
+    n_rows = BATCH_ROWS[examinee.device.type]
+    batches = [by_length[start : start + n_rows] for start in range(0, len(by_length), n_rows)]
     options = GenerateConfig(temperature=temperature, top_p=top_p, seed=seed, n_tokens=n_tokens)
 
     def work(batch: Sequence[int]) -> dict[int, list[int]]:

@@ -19,7 +19,7 @@ def score_rows(
         examinee.model,
         rows,
         device=examinee.device,
-        batch_tokens=options.batch_tokens,
+        batch_tokens=options.tokens_at_once(examinee.device.type),
         title=title,
     )
 

@@ -65,7 +65,7 @@ def judge_items(
     """Judge the answers of all items; all ranks call it and get all, in order."""
     if not any(answer.candidates for item in items for answer in item.answers):
         return judge_scored(examinee, items, options, title=title)
-    batches = plan_batches(items, batch_tokens=options.batch_tokens)
+    batches = plan_batches(items, batch_tokens=options.tokens_at_once(examinee.device.type))
 
     def work(batch: Sequence[int]) -> dict[int, list[Judged]]:
         judged = judge_batch(examinee, [items[number] for number in batch])

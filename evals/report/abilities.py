@@ -12,7 +12,7 @@ from evals.report.gather import Run
 from evals.report.held_out import EVALUATION, evaluate_command, mark_context
 from evals.report.palette import light, of_series
 from evals.report.places import Point, by_hardness, is_share, read_points
-from evals.report.profiles import draw_profile, points_table
+from evals.report.profiles import Controls, draw_profile, points_table
 from evals.report.series import number
 from evals.report.words import NOTHING, anchor_of, command, count, figure, one_line
 
@@ -38,6 +38,7 @@ def facts_section(run: Run, evidence: Evidence) -> Section:
     if result is None or not points:
         missing = not_evaluated(run, "facts", PROFILE, "Facts by category")
         return Section(anchor="facts", title="Facts", blocks=[missing])
+    controls = controls_of(result, evidence)
     margins = [point for what in MARGIN_WORDS for point in points_of(points, what)]
     shares = [point for what in FACT_WORDS for point in points_of(points, what)]
     blocks: list[object] = []
@@ -52,6 +53,7 @@ def facts_section(run: Run, evidence: Evidence) -> Section:
                 "text begins with it. They are different abilities and never summed. Dotted: what "
                 "guessing reaches.",
                 chances=chances_of(result),
+                controls=controls,
             )
         )
     if margins:
@@ -62,14 +64,26 @@ def facts_section(run: Run, evidence: Evidence) -> Section:
                 margins,
                 "NLL of the wrong answer less that of the right one, the prompt given and not "
                 "charged. Right of 0 the right answer is likelier.",
+                controls=controls,
             )
         )
     others = [point for point in points if point not in (*margins, *shares)]
     if others:
-        table = points_table(others, caption="Further figures of facts", is_folded=True)
+        caption = "Further figures of facts"
+        table = points_table(others, caption=caption, is_folded=True, controls=controls)
         blocks.append(table)
     said = list_said(result)
     return Section(anchor="facts", title="Facts", blocks=[*blocks, said] if said.rows else blocks)
+
+
+def controls_of(result: Result, evidence: Evidence) -> Controls:
+    """Read other models' figures of the same items, by name."""
+    others = {name_of(o): comparable(result, o) for o in evidence.others_of(result.evaluation)}
+    return {
+        name: {point.path: point.reading for point in read_points(own)}
+        for name, own in others.items()
+        if own.measures
+    }
 
 
 def points_of(points: Sequence[Point], what: str) -> list[Point]:
@@ -114,12 +128,14 @@ def profile(
     caption: str,
     *,
     chances: Mapping[str, float] | None = None,
+    controls: Controls | None = None,
 ) -> Figure:
     """Draw a profile by category, with lines for intervals."""
+    hollow = f" Hollow marks: {one_line(next(iter(controls)), most=60)}" if controls else ""
     return Figure(
         anchor=anchor,
         title=title,
-        caption=f"{caption} Lines are intervals of 95% over items drawn anew.",
+        caption=f"{caption} Lines are intervals of 95% over items drawn anew.{hollow}",
         picture=draw_profile(
             anchor,
             points,
@@ -127,8 +143,11 @@ def profile(
             title=title,
             description=tell_points(points),
             chances=chances,
+            controls=controls,
         ),
-        table=points_table(points, caption=f"{title}: the figures", is_folded=True),
+        table=points_table(
+            points, caption=f"{title}: the figures", is_folded=True, controls=controls
+        ),
     )
 
 

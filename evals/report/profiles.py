@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 from evals.report.blocks import Column, Picture, Table, figures
 from evals.report.charts import Axes, Sheet, picture
+from evals.report.evidence import Reading
 from evals.report.palette import light, of_series
 from evals.report.places import Point, in_order, is_share
-from evals.report.words import count, one_line, span
+from evals.report.words import NOTHING, count, one_line, span
 
 N_PANELS = 6
 N_ROWS = 24
 MARKS = ("o", "D", "s", "^", "v", "p")
 
 KeyOf = Callable[[Point], str]
+Controls = Mapping[str, Mapping[str, Reading]]  # of other models, by name and a measure's path
 
 
 def draw_profile(
@@ -24,13 +26,16 @@ def draw_profile(
     title: str,
     description: str,
     chances: Mapping[str, float] | None = None,
+    controls: Controls | None = None,
 ) -> Picture:
     """Draw points with their intervals: a panel for each key, a line for each category.
 
     Args:
         points: Panels, lines and colours stand in the order in which these name them.
         chances: Panel to what guessing reaches, drawn as a dotted line.
+        controls: The first is drawn, as hollow marks.
     """
+    control = next(iter((controls or {}).values()), {})
     panels = in_order(panel_of(point) for point in points)[:N_PANELS]
     rows = in_order(point.where for point in points)[:N_ROWS]
     languages = in_order(point.language for point in points)
@@ -42,8 +47,8 @@ def draw_profile(
         for axes, panel in zip(grid.flat, panels, strict=False):
             own = [point for point in points if panel_of(point) == panel]
             alike = [point for point in points if point.reading.unit == own[0].reading.unit]
-            draw_panel(sheet, axes, own, rows, languages)
-            set_limits(axes, alike)
+            draw_panel(sheet, axes, own, rows, languages, control)
+            set_limits(axes, alike, control)
             if chances and panel in chances:
                 style = {"linewidth": 1.2, "linestyle": (0, (1, 1.6))}
                 axes.axvline(chances[panel], color=light("muted"), **style)
@@ -67,7 +72,12 @@ def draw_profile(
 
 
 def draw_panel(
-    sheet: Sheet, axes: Axes, points: Sequence[Point], rows: Sequence[str], languages: Sequence[str]
+    sheet: Sheet,
+    axes: Axes,
+    points: Sequence[Point],
+    rows: Sequence[str],
+    languages: Sequence[str],
+    control: Mapping[str, Reading],
 ) -> None:
     """Draw one panel."""
     spread = 0.56 / max(len(languages), 1)
@@ -79,7 +89,11 @@ def draw_panel(
         reading, colour = point.reading, of_series(number)
         if math.isfinite(reading.low) and math.isfinite(reading.high):
             axes.plot([reading.low, reading.high], [y, y], color=colour, linewidth=2)
-        axes.plot(reading.value, y, MARKS[number % len(MARKS)], color=colour, markersize=5.5)
+        mark = MARKS[number % len(MARKS)]
+        if point.path in control:
+            hollow = {"markerfacecolor": "none", "markersize": 7.5, "markeredgewidth": 1.2}
+            axes.plot(control[point.path].value, y, mark, color=colour, **hollow)
+        axes.plot(reading.value, y, mark, color=colour, markersize=5.5)
     most = 16 if sheet.is_narrow else 22
     axes.set_yticks(range(len(rows)), [one_line(row, most=most) or "all" for row in rows])
     axes.tick_params(axis="y", labelcolor=light("ink"))
@@ -89,13 +103,14 @@ def draw_panel(
     axes.set_xlabel(one_line(points[0].reading.unit, most=36))
 
 
-def set_limits(axes: Axes, alike: Sequence[Point]) -> None:
+def set_limits(axes: Axes, alike: Sequence[Point], control: Mapping[str, Reading]) -> None:
     """Give panels of one unit one axis."""
     if all(is_share(point) for point in alike):
         axes.set_xlim(-0.03, 1.03)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "", "0.5", "", "1"])
         return
     readings = [point.reading for point in alike]
+    readings += [control[point.path] for point in alike if point.path in control]
     ends = [end for r in readings for end in (r.low, r.high, r.value) if math.isfinite(end)]
     margin = 0.04 * (max(*ends, 0.0) - min(*ends, 0.0))
     axes.set_xlim(min(*ends, 0.0) - margin, max(*ends, 0.0) + margin)
@@ -116,11 +131,19 @@ def name_languages(sheet: Sheet, axes: Axes, languages: Sequence[str]) -> None:
     )
 
 
-def points_table(points: Sequence[Point], *, caption: str, is_folded: bool = False) -> Table:
-    """Give points with their intervals."""
+def points_table(
+    points: Sequence[Point],
+    *,
+    caption: str,
+    is_folded: bool = False,
+    controls: Controls | None = None,
+) -> Table:
+    """Give points with their intervals, and the controls' values beside them."""
+    others = controls or {}
+    names = ("value", "95%", "items", *(one_line(name, most=40) for name in others))
     return Table(
         caption=caption,
-        columns=(Column("figure"), Column("unit"), *figures("", "value", "95%", "items")[1:]),
+        columns=(Column("figure"), Column("unit"), *figures("", *names)[1:]),
         rows=[
             (
                 one_line(point.path, most=80),
@@ -128,6 +151,10 @@ def points_table(points: Sequence[Point], *, caption: str, is_folded: bool = Fal
                 str(point.reading),
                 span(point.reading.low, point.reading.high),
                 count(point.reading.n_items),
+                *(
+                    str(own[point.path]) if point.path in own else NOTHING
+                    for own in others.values()
+                ),
             )
             for point in points
         ],

@@ -60,20 +60,22 @@ def token_scores(
     chunk_rows: int,
     ignored: int = -100,
 ) -> tuple[Float[Tensor, " N"], Int64[Tensor, " N"]]:
-    """Score each token by itself, without gradient.
+    """Score each token by itself, without gradient; what is ignored costs nothing.
 
     Returns:
-        Negative log-likelihoods in nats, 0 where ignored, and ranks: how many entries of the
-        vocabulary are likelier than the target.
+        Negative log-likelihoods in nats and ranks: how many entries of the vocabulary are likelier
+        than the target. Both are 0 where ignored.
     """
-    nats, ranks = [], []
+    nats = torch.zeros(targets.shape, dtype=scan_dtype(hidden), device=hidden.device)
+    ranks = torch.zeros_like(targets)
     with torch.no_grad():
-        for h, t in zip(hidden.split(chunk_rows), targets.split(chunk_rows), strict=True):
-            logits = _product(h, weight.T)
-            nats.append(F.cross_entropy(logits, t, ignore_index=ignored, reduction="none"))
-            chosen = logits.gather(1, t.clamp(min=0)[:, None])
-            ranks.append((~(logits <= chosen)).sum(dim=1))  # of NaN, all: it is above nothing
-    return torch.cat(nats), torch.cat(ranks)
+        for rows in (targets != ignored).nonzero()[:, 0].split(chunk_rows):
+            t = targets[rows]
+            logits = _product(hidden[rows], weight.T)
+            nats[rows] = F.cross_entropy(logits, t, reduction="none")
+            # of NaN, all: it is above nothing
+            ranks[rows] = (~(logits <= logits.gather(1, t[:, None]))).sum(dim=1)
+    return nats, ranks
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -71,6 +71,8 @@ def gla_chunked(
     """
     dtype = scan_dtype(v)
     n_tokens = v.shape[1]
+    if n_tokens == 1:
+        return gla_reference(q, k, v, log_decay, starts, state)
     chunk_tokens = chunk_length(n_tokens, chunk_tokens)
     if state is None:
         state = _empty_state(k, v)

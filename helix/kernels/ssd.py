@@ -78,6 +78,8 @@ def ssd_chunked(
     """
     dtype = scan_dtype(x)
     n_tokens, n_heads, n_groups = x.shape[1], x.shape[2], b.shape[2]
+    if n_tokens == 1:
+        return ssd_reference(x, dt, a, b, c, skip, starts, state)
     chunk_tokens = chunk_length(n_tokens, chunk_tokens)
     if state is None:
         state = _empty_state(x, b)

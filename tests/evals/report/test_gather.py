@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from evals.contract import save_results
-from evals.report.abilities import comparable, recall_section
-from evals.report.blocks import Missing
+from evals.report.abilities import comparable, facts_section, recall_section
+from evals.report.blocks import Figure, Missing
 from evals.report.events import count_events
 from evals.report.evidence import Evidence, collect, read, set_of, shares_set
 from evals.report.gather import gather
+from evals.report.words import NOTHING
 from helix.config import ConfigError
 from helix.data.files import hash_file
 from helix.training.metrics import metrics_path
@@ -147,3 +148,21 @@ def test_a_control_on_other_rows_is_not_drawn_beside_the_run(gathered):
     section = recall_section(run, Evidence(own={"recall": ours}, others=[other]))
     told = [block.why for block in section.blocks if isinstance(block, Missing)]
     assert "That of attention, step 300 is of other rows." in told[0]
+
+
+def test_facts_stand_beside_those_of_another_model_where_the_items_are_the_same(gathered):
+    run, evidence = gathered
+    ours = evidence.own["facts"]
+    theirs = made.facts_result(made.subject("attention"))
+    part = next(iter(ours.sets))
+    theirs.sets[part] = "0" * 64
+    section = facts_section(run, Evidence(own={"facts": ours}, others=[theirs]))
+    profile = next(block for block in section.blocks if isinstance(block, Figure))
+    assert profile.caption.endswith("Hollow marks: attention, step 300")
+    assert profile.table is not None
+    assert profile.table.columns[-1].name == "attention, step 300"
+    told = {row[0]: (row[2], row[-1]) for row in profile.table.rows}
+    assert {other for path, (_, other) in told.items() if path.startswith(f"{part}/")} == {NOTHING}
+    rest = [pair for path, pair in told.items() if not path.startswith(f"{part}/")]
+    assert rest
+    assert all(own == other for own, other in rest)
