@@ -28,6 +28,24 @@ def test_ranks_and_accumulation_leave_the_loss_curve_alone(tiny_run, two_ranks):
     assert both == pytest.approx(whole, **SAME_CURVE)
 
 
+@pytest.mark.ranks
+@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
+def test_ranks_sum_their_gradients_to_that_of_the_whole_batch_in_bf16(tiny_run, two_ranks, stage):
+    # norms, not losses: AdamW would hide a gradient that is twice as large
+    words = ("training.precision=bf16", f"training.deepspeed={stage}")
+    alone = norms_of(tiny_run(*words, run_dir="alone"))
+    split = tiny_run(*words, "training.micro_batch_rows=2", run_dir="split")
+    both = tiny_run(*words, "training.micro_batch_rows=1", run_dir="both")
+    for config in (split, both):
+        assert two_ranks.run(norms_of, config)[0] == pytest.approx(alone, rel=5e-2)
+
+
+def norms_of(config):
+    train(config)
+    records = read_records(config.run_dir)
+    return [r["train/gradient_norm"] for r in records if "train/gradient_norm" in r]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resumed_run_is_bit_identical(tiny_run, precision):
     words = [f"training.precision={precision}"]
