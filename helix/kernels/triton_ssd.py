@@ -40,7 +40,7 @@ HEAR = tuned("ssd.HEAR", Tiling(128, 8, 3))
 PULL_INPUTS = tuned("ssd.PULL_INPUTS", Tiling(128, 8, 3))
 PULL_STATES = tuned("ssd.PULL_STATES", Tiling(128, 8, 3))
 PULL_SCORES = tuned("ssd.PULL_SCORES", Tiling(64, 4, 3))
-WIDEST_BYTES = 2 * 64 * 128  # of a state: wider ones, and those in float32, take WIDE for all four
+WIDEST_CELLS = {2: 64 * 128, 4: 0}  # of a state, by bytes of one: wider ones take WIDE
 WIDE = Tiling(64, 8, 1)
 WALK = tuned("ssd.WALK", Tiling(64, 4, 3))
 WALK_STATE, WALK_HEAD = 128, 64  # the widest block of N and P
@@ -102,7 +102,7 @@ def _plan(x: Tensor, b: Tensor, tiling: Tiling, *, programs: int) -> _Launch:
     n_rows, n_tokens, n_heads, p = x.shape
     n_groups, n = b.shape[2:]
     n_chunks = triton.cdiv(n_tokens, CHUNK_TOKENS)
-    if _block(p) * _block(n) * x.element_size() > WIDEST_BYTES:
+    if _block(p) * _block(n) > WIDEST_CELLS[x.element_size()]:
         tiling = WIDE
     blocks, heads = CHUNK_TOKENS // tiling.block_tokens, n_heads // n_groups
     wanted = min(heads, triton.cdiv(programs, blocks * n_chunks * n_groups * n_rows))

@@ -66,7 +66,7 @@ def check_tilings() -> None:
         gpu_ssd.HEADED_PROGRAMS = gpu_ssd.SUMMED_PROGRAMS = 1
         gpu_ssd.WALK, gpu_ssd.WALK_STATE = gpu_ssd.Tiling(128, 4, 1), 16
         compare(inputs, starts[:1])
-        gpu_ssd.WIDEST_BYTES = 0
+        gpu_ssd.WIDEST_CELLS = {4: 0}
         compare(inputs, starts[:1])
     finally:
         vars(gpu_ssd).update(usual)
@@ -127,6 +127,7 @@ def check_losses_of_one_result() -> None:
 
 
 if __name__ == "__main__":
+    gpu_ssd.WIDEST_CELLS = {4: 64 * 128}  # float32 stands for 16 bits here
     run(
         check_lengths_and_documents,
         check_the_recurrence_itself,
