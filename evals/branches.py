@@ -16,6 +16,7 @@ from helix.batch import IGNORED
 from helix.models.base import Piece, take_rows
 from helix.scoring import Row, RowScores, padded, score_batch
 
+STATE_BYTES = 2**30  # of all branches that are scored together; attention makes copies of it
 WIDTH_MULTIPLE = 4  # of branches, which are short: few widths to compile for, little padding
 Beginning = tuple[int, ...]
 
@@ -32,8 +33,12 @@ def score_branches(
     for number, row in enumerate(rows):
         # The last given token belongs to the branch: its logits charge the first one that is not.
         branches.setdefault(tuple(row.ids[: row.n_given - 1].tolist()), []).append(number)
-    # as many as a CPU is given anywhere: a branch has a state, far larger than its few tokens
-    batches = plan_branches(branches, rows, batch_tokens=options.tokens_at_once("cpu"))
+    batches = plan_branches(
+        branches,
+        rows,
+        batch_tokens=options.tokens_at_once(examinee.device.type),
+        most_rows=most_rows(examinee),
+    )
     return spread(
         lambda batch: score_beginnings(examinee, {begin: branches[begin] for begin in batch}, rows),
         batches,
@@ -42,21 +47,34 @@ def score_branches(
 
 
 def plan_branches(
-    branches: Mapping[Beginning, Sequence[int]], rows: Sequence[Row], *, batch_tokens: int
+    branches: Mapping[Beginning, Sequence[int]],
+    rows: Sequence[Row],
+    *,
+    batch_tokens: int,
+    most_rows: int,
 ) -> list[list[Beginning]]:
     """Put beginnings of one length together, whose branches make a batch."""
     batches: list[list[Beginning]] = []
     for _, alike in groupby(sorted(branches, key=len), key=len):
-        n_tokens = batch_tokens
+        n_tokens, n_rows = batch_tokens, 0
         for begin in sorted(alike, key=lambda begin: longest(branches[begin], rows)):
             width = padded(longest(branches[begin], rows), WIDTH_MULTIPLE)
             needed = len(begin) + len(branches[begin]) * width
-            if n_tokens + needed > batch_tokens:
+            if n_tokens + needed > batch_tokens or n_rows + len(branches[begin]) > most_rows:
                 batches.append([])
-                n_tokens = 0
+                n_tokens, n_rows = 0, 0
+            n_rows += len(branches[begin])
             batches[-1].append(begin)
             n_tokens += needed
     return batches
+
+
+def most_rows(examinee: Examinee) -> int:
+    """Count the branches whose states may be held at once: each is far larger than its tokens."""
+    if examinee.config is None:
+        return 2**8
+    model, n_context = examinee.config.model, examinee.config.data.n_context
+    return max(STATE_BYTES // model.state_bytes(n_context, bytes_per_value=4), 1)
 
 
 def longest(numbers: Sequence[int], rows: Sequence[Row]) -> int:

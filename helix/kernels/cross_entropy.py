@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from helix.kernels.chunks import scan_dtype
 
+MOST_LOGITS = 2**27  # scored at a time: half a GiB; their ranks and losses take that twice more
+
 
 def cross_entropy_reference(
     hidden: Float[Tensor, "N D"],
@@ -62,14 +64,18 @@ def token_scores(
 ) -> tuple[Float[Tensor, " N"], Int64[Tensor, " N"]]:
     """Score each token by itself, without gradient; what is ignored costs nothing.
 
+    Args:
+        chunk_rows: Scored at a time at most; fewer of a large vocabulary, see MOST_LOGITS.
+
     Returns:
         Negative log-likelihoods in nats and ranks: how many entries of the vocabulary are likelier
         than the target. Both are 0 where ignored.
     """
     nats = torch.zeros(targets.shape, dtype=scan_dtype(hidden), device=hidden.device)
     ranks = torch.zeros_like(targets)
+    n_rows = min(chunk_rows, max(MOST_LOGITS // weight.shape[0], 1))
     with torch.no_grad():
-        for rows in (targets != ignored).nonzero()[:, 0].split(chunk_rows):
+        for rows in (targets != ignored).nonzero()[:, 0].split(n_rows):
             t = targets[rows]
             logits = _product(hidden[rows], weight.T)
             nats[rows] = F.cross_entropy(logits, t, reduction="none")

@@ -39,10 +39,12 @@ def test_a_batch_holds_beginnings_of_one_length_and_no_more_tokens_than_told():
     branches = {}
     for number, row in enumerate(rows):
         branches.setdefault((*row.ids[: row.n_given - 1].tolist(), number % 7), []).append(number)
-    batches = plan_branches(branches, rows, batch_tokens=100)
+    batches = plan_branches(branches, rows, batch_tokens=100, most_rows=5)
     assert sorted(begin for batch in batches for begin in batch) == sorted(branches)
     for batch in batches:
         assert len({len(begin) for begin in batch}) == 1
         widths = {begin: padded(longest(branches[begin], rows), WIDTH_MULTIPLE) for begin in batch}
+        n_rows = sum(len(branches[begin]) for begin in batch)
+        assert n_rows <= 5 or len(batch) == 1
         n_tokens = sum(len(begin) + widths[begin] * len(branches[begin]) for begin in batch)
         assert n_tokens <= 100 or len(batch) == 1
