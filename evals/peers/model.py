@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from helix.batch import IGNORED, Batch
 from helix.config import ConfigError
+from helix.kernels.cross_entropy import count_likelier
 from helix.models.base import LanguageModel, ModelState, Output, Piece, TokenScores
 
 LOGITS_AT_ONCE = 2**27  # 512 MiB of float32
@@ -149,8 +150,7 @@ def score_logits(logits: Float[Tensor, "B T V"], targets: Int64[Tensor, "B T"]) 
     nats = F.cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    own = logits.gather(2, targets.clamp(min=0)[..., None])
-    ranks = (~(logits <= own)).sum(dim=2) * (targets != IGNORED)  # of NaN, all
+    ranks = count_likelier(logits, targets.clamp(min=0)) * (targets != IGNORED)
     return TokenScores(nats.view(targets.shape), ranks)
 
 

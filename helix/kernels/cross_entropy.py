@@ -79,11 +79,19 @@ def token_scores(
             t = targets[rows]
             logits = _product(hidden[rows], weight.T)
             nats[rows] = F.cross_entropy(logits, t, reduction="none")
-            chosen = logits.gather(1, t[:, None])
-            # as float32, which counts to 2^24: a CPU sums truth values three times as slowly
-            n_below = torch.le(logits, chosen, out=torch.empty_like(logits)).sum(dim=1)
-            ranks[rows] = weight.shape[0] - n_below.long()  # of NaN, all: it is above nothing
+            ranks[rows] = count_likelier(logits, t)
     return nats, ranks
+
+
+@torch.no_grad()
+def count_likelier(
+    logits: Float[Tensor, "*N V"], targets: Int64[Tensor, "*N"]
+) -> Int64[Tensor, "*N"]:
+    """Count the entries of the vocabulary above each target; of NaN, all: it is above nothing."""
+    chosen = logits.gather(-1, targets[..., None])
+    # as float32, which counts to 2^24: a CPU sums truth values three times as slowly
+    n_below = torch.le(logits, chosen, out=torch.empty_like(logits)).sum(dim=-1)
+    return logits.shape[-1] - n_below.long()
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
