@@ -327,10 +327,13 @@ def console() -> int:
     # Threads that wait by spinning halve the speed of a CPU that is shared (measured: 832 against
     # 452 ms a step beside another run), and gain nothing on one that is not. Read when torch loads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    status = USER_ERROR
+    status, was_rank = USER_ERROR, False
     try:
         status = main(sys.argv[1:])
     finally:
-        if "helix.distributed" in sys.modules:  # what was never imported joined no ranks
-            sys.modules["helix.distributed"].leave(together=status not in (USER_ERROR, RETRY))
+        ranks = sys.modules.get("helix.distributed")  # what was never imported joined no ranks
+        if ranks is not None:
+            was_rank = ranks.leave(together=status not in (USER_ERROR, RETRY))
+    if ranks is not None and was_rank:
+        ranks.end_process(status)
     return status

@@ -70,33 +70,54 @@ def test_every_launcher_gives_one_loss_curve_and_compiles_nothing(corpus, tmp_pa
     assert not any((tmp_path / "extensions").glob("**/*"))
 
 
-LEAVES_THE_GROUP = """
-import sys
+ENDS = """
+import atexit, os, sys
 from helix import cli
 from helix.training.engine import join_ranks
 
+class Witness:  # of Python's own end, which kills gloo's threads where they stand
+    def __del__(self, write=os.write):
+        write(1, b"finalized")
+
 def join(words):
+    import torch.distributed as dist
     join_ranks()
+    atexit.register(lambda: print(f"in a group: {dist.is_initialized()}"))
+    sys.modules["held"] = dist.group.WORLD, Witness()
     if words:
         raise FileNotFoundError("lost.json")
+    print("joined")
     return 0
 
 cli.COMMANDS["train"] = join
 sys.argv = ["helix", "train", *sys.argv[1:]]
-status = cli.console()
-import torch.distributed as dist
-print(status, dist.is_initialized())
+sys.exit(cli.console())
 """
 
 
-@pytest.mark.parametrize(("words", "status"), [([], 0), (["fails"], 2)])
-def test_a_process_leaves_its_group_before_it_ends(words, status):
+@pytest.mark.parametrize(
+    ("words", "status", "printed"),
+    [([], 0, "joined\nin a group: False\n"), (["fails"], 2, "in a group: False\n")],
+)
+def test_a_rank_leaves_its_group_and_ends_without_pythons_own_end(words, status, printed):
     """Or gloo's threads are killed with Python, and a run that ended well is reported failed."""
     ended = subprocess.run(
-        [sys.executable, "-c", LEAVES_THE_GROUP, *words],
+        [sys.executable, "-c", ENDS, *words],
         env=clean_environment(),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
     )
-    assert ended.stdout.split() == [str(status), "False"], ended.stderr
+    assert (ended.returncode, ended.stdout) == (status, printed), ended.stderr
+
+
+def test_a_process_that_was_no_rank_ends_as_python_does():
+    words = ["-c", ENDS.replace("    join_ranks()\n", "").replace("dist.group.WORLD", "None")]
+    ended = subprocess.run(
+        [sys.executable, *words],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert (ended.returncode, ended.stdout.split()[-1]) == (0, "finalized"), ended.stderr
