@@ -36,7 +36,8 @@ REPEATED_N = 4  # Welleck et al. 2019, arXiv:1908.04319, section 6: seq-rep-4
 DISTINCT_N = (1, 2, 3)  # Li et al. 2016, arXiv:1510.03055, section 5.2
 LOOP_TIMES = 3
 LOOP_CHARACTERS = 24
-LONGER = 1.25  # tokens that are drawn, over what the author's text takes
+LONGER = 1.25  # tokens that are drawn at most, over what the author's text takes
+MARGIN_CHARACTERS = 16  # drawn beyond what is looked at: decoders drop a space here and there
 FEW_PROMPTS = 10
 N_SAMPLES = 3
 AUTHOR = "author"
@@ -262,6 +263,7 @@ def write(
         examinee,
         given,
         n_tokens=n_tokens,
+        n_characters=options.n_characters + MARGIN_CHARACTERS,
         temperature=temperature,
         top_p=options.top_p if temperature else 1.0,
         seed=options.seed,

@@ -20,14 +20,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evals.branches import score_branches
 from evals.contract import Measure, Result, hash_texts
 from evals.evaluation import Evaluation
 from evals.examinee import Examinee
 from evals.items import CATEGORIES, HARDNESSES, SHIPPED, Item, read_items
 from evals.options import Options
 from evals.sampling import continue_rows
-from evals.scoring import encode_pairs
+from evals.scoring import encode_pairs, score_continuations
 from helix.config import ConfigError
 from helix.scoring import Row, RowScores
 from helix.tokenizer import Tokenizer
@@ -206,7 +205,7 @@ def answer_items(
     ]
     pairs = ((items[number].prompt, SPACE + text) for number, text in candidates)
     rows = encode_pairs(examinee.tokenizer, pairs)
-    scores = score_branches(examinee, rows, options, title="ask facts")
+    scores = score_continuations(examinee, rows, options, title="ask facts")
     found = dict(zip(candidates, zip(rows, scores, strict=True), strict=True))
     answered = []
     for number, item in enumerate(items):

@@ -10,11 +10,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
 
-from evals.branches import score_branches
 from evals.examinee import Examinee
 from evals.harness import HarnessOptions
 from evals.sampling import continue_rows
-from evals.scoring import encode_pair, score_rows
+from evals.scoring import encode_pair, score_continuations, score_rows
 from helix.config import ConfigError
 from helix.scoring import Row
 
@@ -39,7 +38,7 @@ class ExamineeLM(LM):
     ) -> list[tuple[float, bool]]:
         """Give the log-likelihood of each continuation, and whether greedy decoding says it."""
         rows = [self.pair_row(*asked(request)) for request in requests]
-        scores = score_branches(self.examinee, rows, self.options, title="score continuations")
+        scores = score_continuations(self.examinee, rows, self.options, title="score continuations")
         return [(-float(own.nats.sum()), bool((own.ranks == 0).all())) for own in scores]
 
     def loglikelihood_rolling(

@@ -1,5 +1,6 @@
 """Continuations of many prompts at once, greedy or drawn."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,9 +8,10 @@ import torch
 from evals.examinee import Examinee
 from evals.ranks import spread
 from helix import distributed
-from helix.generate import GenerateConfig, Nucleus, find_nuclei, read_on
+from helix.generate import GenerateConfig, draw_tokens, read_on
 from helix.models.base import ModelState
 from helix.scoring import PIECE_TOKENS
+from helix.tokenizer import Tokenizer
 
 BATCH_ROWS = {"cpu": 32, "cuda": 256}
 
@@ -17,32 +19,51 @@ BATCH_ROWS = {"cpu": 32, "cuda": 256}
 class Continuation:
     """A prompt, and what is drawn after it.
 
+    Args:
+        n_characters: Of text, after which nothing more is wanted.
+
     Attributes:
         ids: What was drawn, without the end of the document.
         is_done: Whether the document has ended or is long enough.
     """
 
     def __init__(
-        self, prompt: Sequence[int], options: GenerateConfig, *, eos_id: int, seed: int
+        self,
+        prompt: Sequence[int],
+        options: GenerateConfig,
+        *,
+        tokenizer: Tokenizer,
+        seed: int,
+        n_characters: int | None = None,
     ) -> None:
         self.prompt = prompt
         self.options = options
-        self.eos_id = eos_id
+        self.tokenizer = tokenizer
+        self.n_left = math.inf if n_characters is None else n_characters
         self.generator = torch.Generator().manual_seed(seed)
         self.ids: list[int] = []
         self.is_done = False
 
-    def follow(self, place: int, nucleus: Nucleus) -> int:
-        """Give the token at a place: the prompt's own, or one that is drawn."""
-        if place < len(self.prompt):
-            return self.prompt[place]
-        if self.is_done:
-            return self.eos_id
-        token = nucleus.draw(self.generator)
-        if token != self.eos_id:
+    def is_drawn(self, place: int) -> bool:
+        """Tell whether the token at a place is drawn."""
+        return place >= len(self.prompt) and not self.is_done
+
+    def token_at(self, place: int) -> int:
+        """Give the token at a place where none is drawn: the prompt's own, or the end."""
+        return self.prompt[place] if place < len(self.prompt) else self.tokenizer.eos_id
+
+    def note(self, token: int) -> None:
+        """Take in what was drawn."""
+        has_ended = token == self.tokenizer.eos_id
+        if not has_ended:
             self.ids.append(token)
-        self.is_done = token == self.eos_id or len(self.ids) == self.options.n_tokens
-        return token
+            self.n_left -= count_characters(self.tokenizer.token_bytes(token))
+        self.is_done = has_ended or self.n_left <= 0 or len(self.ids) == self.options.n_tokens
+
+
+def count_characters(utf8: bytes) -> int:
+    """Count the characters that begin in a piece of text; no more than a decoder makes of it."""
+    return sum(byte & 0xC0 != 0x80 for byte in utf8)
 
 
 @torch.no_grad()
@@ -51,6 +72,7 @@ def continue_rows(
     prompts: Sequence[Sequence[int]],
     *,
     n_tokens: int,
+    n_characters: int | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -64,6 +86,7 @@ def continue_rows(
     Args:
         prompts: Ids that begin with that of a document's start.
         n_tokens: Drawn at most; a document may end sooner.
+        n_characters: After which a text is long enough.
         temperature: 0 takes the likeliest token.
 
     Returns:
@@ -79,7 +102,8 @@ def continue_rows(
             Continuation(
                 prompts[number],
                 options,
-                eos_id=examinee.tokenizer.eos_id,
+                tokenizer=examinee.tokenizer,
+                n_characters=n_characters,
                 seed=distributed.derive_seed(seed, "continue", number),
             )
             for number in batch
@@ -102,8 +126,12 @@ def continue_batch(examinee: Examinee, rows: Sequence[Continuation]) -> None:
     while not all(row.is_done for row in rows):
         given = tokens.to(examinee.device)
         logits, state = read_on(examinee.model, given, state, piece_tokens=PIECE_TOKENS)
-        nuclei = find_nuclei(logits, rows[0].options)
-        tokens = torch.tensor(
-            [[row.follow(n_read, nucleus)] for row, nucleus in zip(rows, nuclei, strict=True)]
-        )
+        following = [row.token_at(n_read) for row in rows]
+        open_rows = [number for number, row in enumerate(rows) if row.is_drawn(n_read)]
+        generators = [rows[number].generator for number in open_rows]
+        drawn = draw_tokens(logits[open_rows], rows[0].options, generators)
+        for number, token in zip(open_rows, drawn, strict=True):
+            rows[number].note(token)
+            following[number] = token
+        tokens = torch.tensor(following)[:, None]
         n_read += 1

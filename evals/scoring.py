@@ -4,11 +4,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from evals.branches import score_branches
 from evals.examinee import Examinee
 from evals.options import Options
-from helix.scoring import Row, RowScores
+from evals.packing import score_packed
+from helix.scoring import PIECE_TOKENS, Row, RowScores
 from helix.scoring import score_rows as score_on_ranks
 from helix.tokenizer import Tokenizer
+
+BRANCH_TOKENS = 64  # of a beginning; a shorter one is read again before its state is copied
 
 
 def score_rows(
@@ -22,6 +26,31 @@ def score_rows(
         batch_tokens=options.tokens_at_once(examinee.device.type),
         title=title,
     )
+
+
+def score_continuations(
+    examinee: Examinee, rows: Sequence[Row], options: Options, *, title: str
+) -> list[RowScores]:
+    """Score rows many of which begin alike, by the way that is cheapest for each.
+
+    The same figures as of `score_rows`, but for rounding. All ranks call it and get all scores, in
+    the order of the rows.
+    """
+    is_ours = examinee.config is not None  # models of others read one document a row
+    is_packed = [is_ours and is_short(row) for row in rows]
+    packed = [number for number, own in enumerate(is_packed) if own]
+    branched = [number for number, own in enumerate(is_packed) if not own]
+    found: dict[int, RowScores] = {}
+    for score, numbers in ((score_packed, packed), (score_branches, branched)):
+        if numbers:
+            scores = score(examinee, [rows[n] for n in numbers], options, title=title)
+            found |= dict(zip(numbers, scores, strict=True))
+    return [found[number] for number in range(len(rows))]
+
+
+def is_short(row: Row) -> bool:
+    """Tell rows that are cheaper to read whole than to share a beginning's state."""
+    return row.n_given - 1 < BRANCH_TOKENS and len(row.ids) - 1 <= PIECE_TOKENS
 
 
 def document_row(tokenizer: Tokenizer, text: str) -> Row:

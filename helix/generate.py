@@ -4,13 +4,12 @@ Dims: B rows (one here), V vocabulary.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from helix.config import RunConfig, read_saved
@@ -21,7 +20,6 @@ from helix.presets import PRESETS
 from helix.tokenizer import Tokenizer, load_tokenizer
 from helix.training import checkpoint
 
-FEW = 256  # likeliest tokens, which make up top_p where a model has learnt something
 PREFILL_TOKENS = 4096  # a prompt is read in pieces of this, so that memory does not grow with it
 
 
@@ -99,7 +97,7 @@ def sample_ids(
     generator = torch.Generator().manual_seed(options.seed)
     logits, state = read_on(model, torch.tensor([prompt_ids], device=device))
     for _ in range(options.n_tokens):
-        token = find_nuclei(logits, options)[0].draw(generator)
+        (token,) = draw_tokens(logits, options, [generator])
         if token == eos_id:
             return
         yield token
@@ -123,39 +121,45 @@ def read_on(
     return logits, state
 
 
-class Nucleus(NamedTuple):
-    """The tokens that one is drawn from, the likeliest first, and their shares; on the CPU."""
+def draw_tokens(
+    logits: Float[Tensor, "B V"], options: GenerateConfig, generators: Sequence[torch.Generator]
+) -> list[int]:
+    """Draw a token for each row from its nucleus: the likeliest tokens that make up top_p.
 
-    tokens: Int64[Tensor, " N"]
-    shares: Float64[Tensor, " N"]
+    Nothing of a large vocabulary is put in order. A token is drawn from all; where it lies outside
+    the nucleus, one is drawn again from those that are likelier than it.
 
-    def draw(self, generator: torch.Generator) -> int:
-        """Draw a token."""
-        if len(self.tokens) == 1:
-            return int(self.tokens)
-        return int(self.tokens[torch.multinomial(self.shares, 1, generator=generator)])
+    Args:
+        generators: One a row, of the CPU: what is drawn for a row does not depend on the others.
 
+    Returns:
+        Tokens; the one of the first NaN where a row has any, as without a temperature.
 
-def find_nuclei(logits: Float[Tensor, "B V"], options: GenerateConfig) -> list[Nucleus]:
-    """Find for each row the likeliest tokens that make up top_p, after the temperature.
-
-    Few of a large vocabulary do, so few are put in order, where the logits are.
-
-    Source: Holtzman et al. 2019, arXiv:1904.09751 (nucleus sampling).
+    Source: Holtzman et al. 2019, arXiv:1904.09751 (nucleus sampling). Tokens as likely as the last
+    one of the nucleus belong to it.
     """
+    likeliest = logits.argmax(dim=-1, keepdim=True)
     if options.temperature == 0:
-        likeliest = logits.argmax(dim=-1, keepdim=True).cpu()
-        return [Nucleus(token, torch.ones(1, dtype=torch.float64)) for token in likeliest]
-    highest = logits.amax(dim=-1, keepdim=True)
+        return likeliest[:, 0].tolist()
+    highest = logits.gather(1, likeliest)
     scaled = (logits.double() - highest) / options.temperature  # at most 0: never overflows
-    of_all, n_ordered = scaled.softmax(dim=-1), FEW
-    shares, tokens = of_all.topk(min(n_ordered, logits.shape[-1]))
-    while n_ordered < logits.shape[-1] and shares.sum(dim=-1).min() < options.top_p:
-        n_ordered *= 16
-        shares, tokens = of_all.topk(min(n_ordered, logits.shape[-1]))
-    shares, tokens = shares.cpu(), tokens.cpu()
-    n_kept = (shares.cumsum(dim=-1) - shares < options.top_p).sum(dim=-1)  # one at least
-    return [Nucleus(tokens[row, :n], shares[row, :n]) for row, n in enumerate(n_kept.tolist())]
+    shares = scaled.softmax(dim=-1)
+    drawn, rows = likeliest[:, 0], shares.sum(dim=-1).isfinite().nonzero()[:, 0]
+    shares = shares[rows]
+    while len(rows):
+        places = [
+            torch.rand(1, generator=generators[row], dtype=torch.float64) for row in rows.tolist()
+        ]
+        sums = shares.cumsum(dim=-1)
+        at = torch.stack(places).to(sums.device) * sums[:, -1:]
+        tokens = torch.searchsorted(sums, at, right=True).clamp(max=logits.shape[1] - 1)
+        own = shares.gather(1, tokens)
+        likelier = shares.where(shares > own, 0).sum(dim=-1)
+        fits = (likelier < options.top_p) & (own[:, 0] > 0)
+        drawn[rows[fits]] = tokens[fits, 0]
+        rows, own, shares = rows[~fits], own[~fits], shares[~fits]
+        shares = shares.where(shares > own, 0)
+    return drawn.tolist()
 
 
 def generate_text(loaded: Loaded, options: GenerateConfig) -> Iterator[str]:

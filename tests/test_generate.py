@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from helix import generate as sampling
 from helix.cli import main
 from helix.config import ConfigError
-from helix.generate import GenerateConfig, find_nuclei, generate_text, load_run, sample_ids
+from helix.generate import GenerateConfig, draw_tokens, generate_text, load_run, sample_ids
 
 NO_TOKEN = -1  # an eos that is never drawn
 
 
 def draw(logits, options, generator):
-    return find_nuclei(logits[None], options)[0].draw(generator)
+    return draw_tokens(logits[None], options, [generator])[0]
 
 
 @pytest.fixture(scope="module")
@@ -94,20 +94,33 @@ def test_small_nucleus_holds_the_likeliest_alone(logits):
 
 
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 0.999, 1.0])
-def test_nucleus_of_a_large_vocabulary_is_that_of_a_full_sort_beside_any_other_rows(top_p):
+def test_draws_of_a_large_vocabulary_are_those_of_the_row_alone_and_of_its_nucleus(top_p):
     generator = torch.Generator().manual_seed(0)
     spreads = torch.tensor([0.0, 0.1, 1.0, 4.0, 30.0])[:, None]
     logits = torch.randn(5, 20_000, generator=generator) * spreads
     options = GenerateConfig(temperature=0.7, top_p=top_p)
-    nuclei = find_nuclei(logits, options)
-    for row, nucleus in zip(logits, nuclei, strict=True):
-        shares = (row.double() / 0.7).softmax(0).sort(descending=True).values
-        n_kept = int((shares.cumsum(0) - shares < top_p).sum())
-        assert abs(len(nucleus.tokens) - n_kept) <= 1  # sums of shares may round to either side
-        assert torch.allclose(nucleus.shares[:n_kept], shares[: len(nucleus.tokens)][:n_kept])
-        (alone,) = find_nuclei(row[None], options)
-        assert torch.equal(alone.tokens, nucleus.tokens)
-        assert torch.equal(alone.shares, nucleus.shares)
+    shares = (logits.double() / 0.7).softmax(dim=-1)
+    for seed in range(20):
+        own = [torch.Generator().manual_seed(seed + row) for row in range(5)]
+        tokens = draw_tokens(logits, options, own)
+        for row, token in enumerate(tokens):
+            assert shares[row][shares[row] > shares[row, token]].sum() < top_p
+            assert token == draw(logits[row], options, torch.Generator().manual_seed(seed + row))
+
+
+def test_a_nucleus_is_drawn_from_by_the_shares_in_it():
+    logits = torch.tensor([0.05, 0.4, 0.1, 0.3, 0.15]).log()
+    generator = torch.Generator().manual_seed(0)
+    options = GenerateConfig(temperature=1.0, top_p=0.6)
+    counts = torch.bincount(torch.tensor([draw(logits, options, generator) for _ in range(4000)]))
+    assert (counts / 4000).tolist() == pytest.approx([0, 4 / 7, 0, 3 / 7], abs=0.03)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_that_is_no_number_takes_the_place_of_the_first_one_that_is_none(temperature):
+    logits = torch.tensor([[0.0, 1.0, torch.nan, torch.nan], [0.0, 90.0, 0.0, 0.0]])
+    generators = [torch.Generator().manual_seed(0) for _ in logits]
+    assert draw_tokens(logits, GenerateConfig(temperature=temperature), generators) == [2, 1]
 
 
 def test_draws_follow_the_shares():

@@ -95,14 +95,16 @@ def sparse_blocked(
     """
     if memory is None:
         memory = _empty_memory(k, v, n_global=n_global)
-    outputs = []
+    before, outputs = memory.position, []
     blocks = (x.split(block_tokens, dim=1) for x in (q, k, v, positions))
     for q_block, k_block, v_block, at in zip(*blocks, strict=True):
         y, memory = _attend_block(
             q_block, k_block, v_block, at, memory, window_tokens=window_tokens
         )
         outputs.append(y)
-    return torch.cat(outputs, dim=1), _settle(memory, window_tokens=window_tokens)
+    y = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+    goes_on = positions.is_cpu and bool((positions[:, -1] == before + positions.shape[1]).all())
+    return y, _settle(memory, window_tokens=window_tokens, is_blank=goes_on)
 
 
 def remember(
@@ -143,18 +145,20 @@ def _attend_block(
     window_tokens: int,
 ) -> tuple[Float[Tensor, "B T H D"], SparseMemory]:
     """Attend from one block; `memory` may still hold fewer recent tokens than the window."""
-    keys = torch.cat((memory.recent_keys, k), dim=1)
-    values = torch.cat((memory.recent_values, v), dim=1)
     allowed = _allowed_near(positions, memory, window_tokens=window_tokens)
-    first_keys, first_values = _first_tokens(k, v, positions, memory)
-    n_dropped = max(0, keys.shape[1] - (window_tokens - 1))
-    after = SparseMemory(
-        first_keys, first_values, keys[:, n_dropped:], values[:, n_dropped:], positions[:, -1]
-    )
-    if memory.recent_keys.shape[1] == window_tokens - 1:  # else no token has left the window yet
-        keys = torch.cat((memory.first_keys, keys), dim=1)
-        values = torch.cat((memory.first_values, values), dim=1)
+    is_full = memory.recent_keys.shape[1] == window_tokens - 1  # else none has left the window yet
+    n_first = memory.first_keys.shape[1] if is_full else 0
+    if is_full:
         allowed = torch.cat((_allowed_far(positions, memory), allowed), dim=2)
+    keys = torch.cat((memory.first_keys[:, :n_first], memory.recent_keys, k), dim=1)
+    values = torch.cat((memory.first_values[:, :n_first], memory.recent_values, v), dim=1)
+    n_dropped = max(n_first, keys.shape[1] - (window_tokens - 1))
+    after = SparseMemory(
+        *_first_tokens(k, v, positions, memory),
+        keys[:, n_dropped:],  # of what was just put together: a window is not copied twice
+        values[:, n_dropped:],
+        positions[:, -1],
+    )
     return fused_attention(q, keys, values, allowed), after
 
 
@@ -198,13 +202,18 @@ def _first_tokens(
     return keys.masked_fill(missing, 0), values.masked_fill(missing, 0)
 
 
-def _settle(memory: SparseMemory, *, window_tokens: int) -> SparseMemory:
-    """Bring the recent tokens to their fixed number and blank those of other documents."""
+def _settle(memory: SparseMemory, *, window_tokens: int, is_blank: bool = False) -> SparseMemory:
+    """Bring the recent tokens to their fixed number and blank those of other documents.
+
+    Args:
+        is_blank: Whether there are none of other documents, as far as is known.
+    """
     n_missing = window_tokens - 1 - memory.recent_keys.shape[1]
-    index = torch.arange(1 - window_tokens, 0, device=memory.position.device)
-    other = (index < -1 - memory.position[:, None])[..., None, None]
-    keys, values = (
-        F.pad(x, (0, 0, 0, 0, n_missing, 0)).masked_fill(other, 0)
-        for x in (memory.recent_keys, memory.recent_values)
-    )
-    return memory._replace(recent_keys=keys, recent_values=values)
+    recent = memory.recent_keys, memory.recent_values
+    if n_missing:
+        recent = tuple(F.pad(x, (0, 0, 0, 0, n_missing, 0)) for x in recent)
+    if not is_blank:
+        index = torch.arange(1 - window_tokens, 0, device=memory.position.device)
+        other = (index < -1 - memory.position[:, None])[..., None, None]
+        recent = tuple(x.masked_fill(other, 0) for x in recent)
+    return memory._replace(recent_keys=recent[0], recent_values=recent[1])

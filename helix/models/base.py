@@ -54,16 +54,18 @@ class TokenScores(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A piece of one document a row, read after the pieces before it.
+    """A piece of one document a row, read after the pieces before it, or of several short ones.
 
     Attributes:
         targets: As those of a Batch.
         state: What the pieces before this left; None at the beginning.
+        document_ids: As those of a Batch; None where each row is one document.
     """
 
     tokens: Int64[Tensor, "B T"]
     targets: Int64[Tensor, "B T"]
     state: ModelState | None = None
+    document_ids: Int64[Tensor, "B T"] | None = None
 
 
 class LanguageModel(nn.Module, ABC):

@@ -74,7 +74,9 @@ class Hybrid(LanguageModel):
 
     def score(self, piece: Piece) -> tuple[TokenScores, ModelState]:
         """Score each target of a piece by itself; give the state after its last token, too."""
-        documents = torch.zeros_like(piece.tokens)
+        documents = piece.document_ids
+        if documents is None:
+            documents = torch.zeros_like(piece.tokens)
         hidden, left = self.stack(self.embedding(piece.tokens), documents, piece.state)
         return self.head(hidden, piece.targets, by_token=True), left
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from evals.branches import WIDTH_MULTIPLE, longest, plan_branches, score_branches
 from evals.examinee import open_examinee
 from evals.options import Options
+from evals.packing import plan_packs, score_packed
 from evals.scoring import score_rows
-from helix.scoring import Row, padded
+from helix.scoring import PIECE_TOKENS, Row, padded
 
 WORDS = st.binary(min_size=1, max_size=12)
 
@@ -22,12 +23,13 @@ def examinee(options):
     return open_examinee(options)
 
 
+@pytest.mark.parametrize("score", [score_branches, score_packed])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.lists(st.tuples(st.sampled_from([b"", b"ab", b"abc", b"xyz"]), WORDS), min_size=1))
-def test_branches_cost_what_their_rows_cost(examinee, options, pairs):
+def test_each_row_costs_what_it_costs_alone(examinee, options, score, pairs):
     rows = [Row(np.array([256, *one, *two]), n_given=1 + len(one)) for one, two in pairs]
     expected = score_rows(examinee, rows, options, title="")
-    found = score_branches(examinee, rows, options, title="")
+    found = score(examinee, rows, options, title="")
     for ours, theirs, (_, end) in zip(found, expected, pairs, strict=True):
         assert len(ours.nats) == len(end)
         np.testing.assert_allclose(ours.nats, theirs.nats, rtol=2e-5, atol=1e-5)
@@ -48,3 +50,13 @@ def test_a_batch_holds_beginnings_of_one_length_and_no_more_tokens_than_told():
         assert n_rows <= 5 or len(batch) == 1
         n_tokens = sum(len(begin) + widths[begin] * len(branches[begin]) for begin in batch)
         assert n_tokens <= 100 or len(batch) == 1
+
+
+@given(lengths=st.lists(st.integers(1, PIECE_TOKENS), min_size=1, max_size=40))
+def test_packs_hold_every_row_once_and_no_more_than_they_have_room_for(lengths):
+    packs = plan_packs(lengths)
+    assert sorted(row for pack in packs for row in pack) == list(range(len(lengths)))
+    fills = [sum(lengths[row] for row in pack) for pack in packs]
+    assert max(fills) <= PIECE_TOKENS
+    after = [lengths[pack[0]] for pack in packs[1:]]
+    assert all(fill + own > PIECE_TOKENS for fill, own in zip(fills[:-1], after, strict=True))

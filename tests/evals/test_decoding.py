@@ -23,7 +23,7 @@ from evals.decoding import (
 from evals.evaluation import evaluate
 from evals.examinee import Examinee, open_examinee
 from evals.options import Options
-from evals.sampling import continue_rows
+from evals.sampling import continue_rows, count_characters
 from helix.config import ConfigError
 from helix.generate import GenerateConfig, sample_ids
 from helix.models.base import LanguageModel
@@ -214,6 +214,21 @@ def test_prompts_of_any_lengths_go_on_together_as_each_does_alone(examinee, leng
         options = GenerateConfig(temperature=0, n_tokens=4)
         for prompt, ids in zip(prompts, together, strict=True):
             assert list(sample_ids(examinee.model, prompt, options, eos_id=257)) == ids
+
+
+@given(n_characters=st.integers(1, 30), temperature=st.sampled_from([0.0, 1.0]))
+@settings(max_examples=10)
+def test_a_text_that_is_long_enough_is_the_beginning_of_a_longer_one(
+    examinee, n_characters, temperature
+):
+    words = {"n_tokens": 40, "temperature": temperature}
+    prompts = [[256], [256, *b"Fl", 195], [256, *b"the river"]]
+    short = continue_rows(examinee, prompts, n_characters=n_characters, **words)
+    for ids, whole in zip(short, continue_rows(examinee, prompts, **words), strict=True):
+        assert ids == whole[: len(ids)]
+        assert len(ids) == len(whole) or len(BYTES.decode(ids)) >= n_characters
+        text = b"".join(BYTES.token_bytes(token) for token in ids[:-1])
+        assert count_characters(text) < n_characters
 
 
 class Ending(LanguageModel):
