@@ -1,6 +1,7 @@
 """What a run will cost before it is started: parameters, FLOPs, memory a GPU, tokens a day.
 
-Nothing is allocated; every figure is a formula over the config. Memory under ZeRO, in bytes a
+Nothing is allocated; every figure is a formula over the config. How time grows with the GPUs:
+helix/scaling.py. Memory under ZeRO, in bytes a
 parameter, with N GPUs (Rajbhandari et al. 2019, arXiv:1910.02054, section 3, and DeepSpeed's fp32
 accumulation of bf16 gradients):
 
@@ -19,13 +20,15 @@ from rich.table import Table
 
 from helix.config import ConfigError, RunConfig
 from helix.models.hybrid import HybridConfig
+from helix.scaling import MACHINERY, Links, Scaled, divide_rows, scale
 from helix.training.flops import training_flops_per_token
 
 GIB = 2**30
+SCALE_TO = (1, 8, 64, 256, 1024)  # GPUs
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanConfig:
+class PlanConfig(Links):
     """Options of `helix plan`; anything else on the line changes the preset.
 
     Attributes:
@@ -46,6 +49,7 @@ class PlanConfig:
     json: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.n_gpus < 1:
             raise ValueError(f"n_gpus={self.n_gpus}: give at least 1")
         for name in ("micro_batch_rows", "n_context"):
@@ -59,7 +63,13 @@ class PlanConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The answer: counts are exact, memory is an estimate of what stays allocated."""
+    """The answer: counts are exact, memory is an estimate of what stays allocated.
+
+    Attributes:
+        tokens_per_s: Of all GPUs, at the utilisation that is assumed and without what they send.
+        fixed_batch: The preset's batch on more and more GPUs, as far as it divides.
+        growing_batch: One micro-batch on each GPU.
+    """
 
     preset: str
     pattern: str
@@ -79,6 +89,8 @@ class Plan:
     peak_tflops: float
     tokens_per_s: float
     tokens_per_day: float
+    fixed_batch: list[Scaled]
+    growing_batch: list[Scaled]
 
 
 def plan(config: RunConfig, options: PlanConfig) -> Plan:
@@ -123,7 +135,41 @@ def plan(config: RunConfig, options: PlanConfig) -> Plan:
         peak_tflops=options.peak_tflops,
         tokens_per_s=tokens_per_s,
         tokens_per_day=86_400 * tokens_per_s,
+        fixed_batch=scale_batch(config, options, rows, n_context, is_growing=False),
+        growing_batch=scale_batch(config, options, rows, n_context, is_growing=True),
     )
+
+
+def scale_batch(
+    config: RunConfig,
+    options: PlanConfig,
+    micro_batch_rows: int,
+    n_context: int,
+    *,
+    is_growing: bool,
+) -> list[Scaled]:
+    """Time a step on 1 to 1024 GPUs, and on as many as are asked about."""
+    flops = training_flops_per_token(config.model, n_context)
+    scaled = []
+    for n_gpus in sorted({*SCALE_TO, options.n_gpus}):
+        rows, rows_a_step = micro_batch_rows, micro_batch_rows * n_gpus
+        if not is_growing:
+            rows_a_step = config.training.batch_rows
+            rows = divide_rows(rows_a_step, micro_batch_rows, n_gpus)
+        if rows:
+            step = scale(
+                config.model,
+                options,
+                n_gpus=n_gpus,
+                rows_a_step=rows_a_step,
+                micro_batch_rows=rows,
+                n_context=n_context,
+                zero_stage=options.zero_stage,
+                weight_bytes=2 if config.training.precision == "bf16" else 4,
+                tokens_per_s_of_one=options.peak_tflops * 1e12 * options.utilisation / flops,
+            )
+            scaled.append(step)
+    return scaled
 
 
 def state_gib(n_parameters: int, precision: str, options: PlanConfig) -> dict[str, float]:
@@ -214,5 +260,35 @@ def print_plan(config: RunConfig, options: PlanConfig) -> None:
         f"At {result.utilisation:.0%} of {result.peak_tflops:.0f} TFLOP/s a GPU: "
         f"{result.tokens_per_s:,.0f} tokens/s, {result.tokens_per_day / 1e9:.2f}B tokens a day. "
         "Memory is an estimate; fragmentation and communication buffers come on top.",
+        soft_wrap=True,
+    )
+    print_scaling(console, result, options)
+
+
+def print_scaling(console: Console, result: Plan, options: PlanConfig) -> None:
+    """Print how the step's time grows with the GPUs, and what is assumed."""
+    table = Table("GPUs", "rows", "micro", "step s", "sending", "efficiency", "k tokens/s", "B/day")
+    for steps in (result.fixed_batch, result.growing_batch):
+        for step in steps:
+            table.add_row(
+                f"{step.n_gpus:,}",
+                f"{step.rows_a_step:,}",
+                f"{step.micro_batch_rows} x {step.n_accumulations}",
+                f"{step.step_s:.3f}",
+                f"{step.sending_s / step.step_s:.1%}",
+                f"{step.efficiency:.1%}",
+                f"{step.tokens_per_s / 1e3:,.1f}",
+                f"{step.tokens_per_day / 1e9:,.2f}",
+                end_section=step is steps[-1],
+            )
+    console.print(table)
+    console.print(
+        f"Above the line the preset's batch, below it one micro-batch on each GPU; B/day is 10^9 "
+        f"tokens a day. Assumed: "
+        f"{options.node_gb_per_s:g} GB/s a GPU within a node of {options.gpus_per_node}, "
+        f"{options.network_gb_per_s:g} GB/s of network a node, {options.latency_us:g} us a hop, "
+        f"{options.overlap:.0%} of the sending hidden, and at ZeRO-{result.zero_stage} "
+        f"{MACHINERY[result.zero_stage]:.1%} of the computing for what DeepSpeed does beside it, "
+        "which was found on two H100. Nothing beyond two GPUs has been measured.",
         soft_wrap=True,
     )

@@ -21,6 +21,7 @@ FLOORS = [
     ["helix.training.schedule", "helix.training.optimizer"],
     ["helix.config"],
     ["helix.presets"],
+    ["helix.scaling"],
     ["helix.training"],
     [
         "helix.generate",

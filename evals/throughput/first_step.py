@@ -36,7 +36,6 @@ def main(config_file: str, phases_file: str, started: str) -> None:
     from evals.throughput.options import ThroughputConfig
     from helix import config as configs
     from helix.distributed import local_device
-    from helix.models import build_model
     from helix.presets import PRESETS
     from helix.training.engine import Engine, join_ranks
     from helix.training.warmup import warm_up
@@ -48,7 +47,7 @@ def main(config_file: str, phases_file: str, started: str) -> None:
     bench.wait()
     phases.end("kernels")
     join_ranks()
-    engine = Engine(build_model(run.model, seed=run.seed, device="cpu"), run)
+    engine = Engine.build(run)
     bench.wait()
     phases.end("build")
     batch = bench.batch(run.training.micro_batch_rows, run.data.n_context)

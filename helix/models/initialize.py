@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from helix.distributed import derive_seed
 
 Draw = Callable[[Tensor, torch.Generator], None]
+DRAWN_AT_ONCE = 8  # parameters of a model that is never whole in one process
 
 
 def normal(std: float) -> Draw:
@@ -91,17 +92,69 @@ def table(name: str, weight: Tensor, *, n_blocks: int) -> Draw:
 
 def initialize(model: nn.Module, *, seed: int) -> None:
     """Set every parameter of a model; drawn on the CPU, so that devices agree."""
-    n_blocks = sum(1 for name, _ in model.named_modules() if name.endswith(".mixer"))
+    draw = Drawer(model, seed=seed)
 
     @torch.no_grad()
-    def draw(named: tuple[str, nn.Parameter]) -> None:
+    def fill(named: tuple[str, nn.Parameter]) -> None:
         name, parameter = named
-        generator = torch.Generator().manual_seed(derive_seed(seed, name))
-        drawn = torch.empty(parameter.shape, dtype=torch.float32)
-        table(name, drawn, n_blocks=n_blocks)(drawn, generator)
-        parameter.copy_(drawn)
+        parameter.copy_(draw(name, parameter.shape))
 
     # One generator draws on one core: 0.9B parameters take some 10 s on it.
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(draw, model.named_parameters()):
+        for _ in pool.map(fill, model.named_parameters()):
             pass  # an error is raised when its result is asked for
+
+
+def materialise(
+    model: nn.Module,
+    settle: Callable[[nn.Parameter], None],
+    *,
+    seed: int,
+    dtype: torch.dtype,
+    is_drawn: bool,
+) -> None:
+    """Make the parameters of a model on the meta device a few at a time, as `initialize` does.
+
+    Args:
+        settle: Takes each on the CPU as soon as it is whole, and may share it out, so that no
+            process ever holds the model.
+        is_drawn: Whether values are drawn here; if not, they are whatever lies in memory, for
+            `settle` to hear them from a process that drew them.
+    """
+    draw = Drawer(model, seed=seed)
+    owners: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}  # a tied one has several
+    names: dict[nn.Parameter, str] = {}
+    for path, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(parameter, []).append((module, leaf))
+            names.setdefault(parameter, f"{path}.{leaf}" if path else leaf)
+
+    def make(parameter: nn.Parameter) -> nn.Parameter:
+        if is_drawn:
+            return nn.Parameter(draw(names[parameter], parameter.shape).to(dtype))
+        return nn.Parameter(torch.empty(parameter.shape, dtype=dtype))
+
+    held = list(owners)
+    with ThreadPoolExecutor(DRAWN_AT_ONCE) as pool:
+        for first in range(0, len(held), DRAWN_AT_ONCE):
+            few = held[first : first + DRAWN_AT_ONCE]
+            for parameter, made in zip(few, pool.map(make, few), strict=True):
+                settle(made)
+                for module, leaf in owners[parameter]:
+                    setattr(module, leaf, made)
+
+
+class Drawer:
+    """Draws a model's parameters by name, in float32 on the CPU."""
+
+    def __init__(self, model: nn.Module, *, seed: int) -> None:
+        self.seed = seed
+        self.n_blocks = sum(1 for name, _ in model.named_modules() if name.endswith(".mixer"))
+
+    @torch.no_grad()
+    def __call__(self, name: str, shape: torch.Size) -> Tensor:
+        """Draw a parameter."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, name))
+        drawn = torch.empty(shape, dtype=torch.float32)
+        table(name, drawn, n_blocks=self.n_blocks)(drawn, generator)
+        return drawn

@@ -12,7 +12,7 @@ import torch
 from helix import distributed
 from helix.batch import Batch
 from helix.config import RunConfig
-from helix.models import HybridConfig, build_model
+from helix.models import HybridConfig
 from helix.preflight.context import Context
 from helix.preflight.findings import Facts, Seen
 from helix.training.engine import Engine
@@ -28,7 +28,7 @@ def look_at_steps(context: Context) -> list[float]:
     """Take steps on one batch; give the loss before each, in nats per token."""
     run = reduced(context.of_run, context.world_size)
     distributed.seed_everything(run.seed)
-    engine = Engine(build_model(run.model, seed=run.seed, device="cpu"), run)
+    engine = Engine.build(run)
     batch = draw_batch(run).to(engine.device)
     losses = []
     for _ in range(N_STEPS):

@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from helix.batch import Batch
 from helix.config import ConfigError, RunConfig, suggestion, write_whole
 from helix.distributed import local_device
+from helix.models import build_model, build_shared_out
 from helix.models.base import LanguageModel, ModelState, Output, Piece, TokenScores
 from helix.training.optimizer import build_optimizer, is_time_scale
 from helix.training.pace import ForwardTimer
@@ -243,6 +244,29 @@ def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
         kind._cast_module_mixed_precision = cast
 
 
+class ShareOut:
+    """Shares parameters out over the ranks as stage 3 does, with the values that rank 0 has."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.first: Any = None
+
+    def __call__(self, parameter: nn.Parameter) -> None:
+        """Leave this rank its share of a parameter; a collective call."""
+        from deepspeed.runtime.zero.partition_parameters import Init
+
+        with contextlib.redirect_stdout(sys.stderr):
+            if self.first is None:
+                Init(
+                    module=nn.ParameterList([parameter]),
+                    config_dict_or_path=self.settings,
+                    dtype=parameter.dtype,
+                )
+                self.first = parameter
+            else:  # as the first one was: it brought its way along
+                self.first.convert_to_zero_parameters(param_list=[parameter])
+
+
 class Engine:
     """A model that takes optimizer steps, and gives and takes its state parameter by parameter."""
 
@@ -275,6 +299,25 @@ class Engine:
         self.forward_timer = ForwardTimer(self.device)
         self.model = model  # DeepSpeed takes it as it is
         self.parameters = dict(self.engine.module.named_parameters())
+
+    @classmethod
+    def build(cls, config: RunConfig) -> "Engine":
+        """Make a run's model as its seed initialises it, and its engine; a collective call.
+
+        At stage 3 no rank ever holds the model: a weight is shared out before the next is made.
+        """
+        settings = compose_ds_config(config, dist.get_world_size())
+        if settings.get("zero_optimization", {}).get("stage", 0) < 3:
+            return cls(build_model(config.model, seed=config.seed, device="cpu"), config)
+        is_bf16 = settings["bf16"]["enabled"]
+        model = build_shared_out(
+            config.model,
+            ShareOut(settings),
+            seed=config.seed,
+            dtype=torch.bfloat16 if is_bf16 else torch.float32,
+            is_drawn=dist.get_rank() == 0,
+        )
+        return cls(model, config)
 
     @property
     def world_size(self) -> int:

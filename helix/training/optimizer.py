@@ -44,8 +44,9 @@ def is_decayed(name: str, parameter: Tensor) -> bool:
     row of the embedding that is rarely seen would shrink to nothing (OLMo 2, arXiv:2501.00656).
     """
     leaf = name.rpartition(".")[2]
+    shape = getattr(parameter, "ds_shape", parameter.shape)  # deepspeed's, where it is shared out
     return (
-        parameter.ndim == 2
+        len(shape) == 2
         and leaf not in TIME_SCALES
         and "conv" not in name
         and "embedding" not in name

@@ -18,7 +18,6 @@ from helix.batch import IGNORED, Batch
 from helix.config import ConfigError, RunConfig
 from helix.data import ReadAhead, ValidationSource, build_loader, build_validation
 from helix.data.provenance import name_documents
-from helix.models import build_model
 from helix.models.base import ModelState, Piece, TokenScores
 from helix.tokenizer import Tokenizer, load_tokenizer
 from helix.training import attempts, incidents
@@ -107,8 +106,7 @@ class Trainer:
             )
         )
         validation = build_validation(config.data, tokenizer)
-        model = build_model(config.model, seed=config.seed, device="cpu")
-        engine = Engine(model, config)
+        engine = Engine.build(config)
         progress = resume(config.run_dir, engine, loader)
         if origin is not None and progress.step == 0:
             begin_from(origin, engine, config)

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from helix.models import FAMILIES, build_model, build_on_meta, family_of
+from helix.models import (
+    FAMILIES,
+    build_model,
+    build_on_meta,
+    build_shared_out,
+    family_of,
+)
 from helix.models.base import ModelConfig
 from tests.models.cases import CASES, N_VOCAB, batch_of, build, draw_tokens, hybrid, scoring
 from tests.numerics import assert_close, relative_error
@@ -172,6 +178,30 @@ def test_weights_depend_on_seed_and_name_alone():
         ]
         assert len(shared) >= 3 * 4 + 2  # norms and MLPs of all blocks, last norm, embedding
         assert all(torch.equal(p, q) for p, q in shared)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_is_shared_out_piece_by_piece_has_the_weights_of_one_that_is_built_whole(
+    dtype,
+):
+    config = hybrid(pattern="mamba2 gla sparse")
+    settled = []
+
+    def settle(parameter):
+        settled.append((parameter, parameter.data.clone()))
+        parameter.data = parameter.data.new_empty(0)
+        # no more is alive than what is being made, and the first of these may be gone already
+        assert not any(other.numel() for other, _ in settled)
+
+    model = build_shared_out(config, settle, seed=3, dtype=dtype, is_drawn=True)
+    expected = dict(build_model(config, seed=3, device="cpu").named_parameters())
+    found = dict(model.named_parameters())
+    assert list(found) == list(expected)
+    assert len(settled) == len(found)  # the tied one once
+    for (name, parameter), (same, value) in zip(found.items(), settled, strict=True):
+        assert parameter is same, name
+        assert torch.equal(value, expected[name].to(dtype)), name
+    assert model.head.weight is model.embedding.weight
 
 
 def test_each_block_draws_weights_of_its_own():

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import importlib.resources
 import json
 import os
@@ -99,6 +100,19 @@ def load_and_save_again(config: RunConfig, paths: list[Path], out: Path) -> None
         progress = checkpoint.load(engine, path)
         assert_working_weights(engine, path)
         checkpoint.save(engine, out / path.parents[1].name, progress, keep=1)
+
+
+def digest_shares(config: RunConfig, is_built_whole: bool) -> dict[str, str]:
+    """Hash what this rank owns of each parameter, and tell the decay of the group it is in."""
+    join_ranks()
+    if is_built_whole:
+        engine = Engine(build_model(config.model, seed=config.seed, device="cpu"), config)
+    else:
+        engine = Engine.build(config)
+    return {
+        f"{own.name}@{own.offset}": hashlib.sha256(own.weight.numpy().tobytes()).hexdigest()
+        for own in fragments.owned_fragments(engine)
+    } | {"groups": str([group["weight_decay"] for group in engine.engine.optimizer.param_groups])}
 
 
 def assert_working_weights(engine: Engine, path: Path) -> None:

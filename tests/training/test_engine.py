@@ -12,7 +12,7 @@ from helix.config import ConfigError, RunConfig
 from helix.models import build_model
 from helix.training.engine import OWNED_BY_RUN, Applied, Engine, compose_ds_config, join_ranks
 from helix.training.optimizer import TIME_SCALES
-from tests.training.runs import with_words
+from tests.training.runs import digest_shares, with_words
 
 SHIPPED = sorted(
     file.name.removesuffix(".json")
@@ -138,3 +138,16 @@ def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
             engine.accumulate(rows.to(engine.device), n_targets=batch.n_targets)
         taken.append(engine.apply(1e-3))
     return taken
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["zero2", "zero3"])
+def test_an_engine_is_the_same_whether_its_model_was_ever_whole(
+    tiny_run, two_ranks, name, precision
+):
+    config = tiny_run(f"training.deepspeed={name}", f"training.precision={precision}")
+    config = with_words(config, micro_batch_rows=2)
+    whole, shared = (two_ranks.run(digest_shares, config, is_whole) for is_whole in (True, False))
+    assert whole == shared
+    assert whole[0].keys() != whole[1].keys()
