@@ -21,7 +21,6 @@ FLOORS = [
     ["helix.training.schedule", "helix.training.optimizer"],
     ["helix.config"],
     ["helix.presets"],
-    ["helix.scaling"],
     ["helix.training"],
     [
         "helix.generate",

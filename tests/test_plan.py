@@ -1,9 +1,10 @@
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,11 +13,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from helix.cli import main
 from helix.config import ConfigError
 from helix.models import build_model, build_on_meta
-from helix.plan import GIB, Plan, PlanConfig, plan
+from helix.plan import Plan, PlanConfig, plan
+from helix.plan.fitting import USABLE, micro_batches
+from helix.plan.memory import GIB
+from helix.plan.scaling import divide_rows
 from helix.presets import PRESETS
-from helix.scaling import divide_rows
 from helix.training.flops import training_flops_per_token
 from tests.models.cases import batch_of, draw_tokens, hybrid
+
+ROOT = Path(__file__).parents[1]
 
 
 class NoTensors(TorchDispatchMode):
@@ -42,6 +47,7 @@ def test_plan_of_each_preset_counts_the_model_that_would_be_built(name):
     n_recurrent = len(set(config.model.kinds()) & {"mamba2", "gla"})
     for part, gib in result.memory_gib_by_part.items():
         assert gib > 0 or (part == "mixer_states" and n_recurrent == gib == 0)
+    assert all(fit.memory_gib <= USABLE * 80 for fit in result.fits)
 
 
 def test_seven_billion_parameters_in_bf16_need_the_bytes_of_the_table():
@@ -138,6 +144,66 @@ def test_tables_name_every_part(capsys):
         "tokens a day",
     ):
         assert part in printed
+
+
+def measured_gib():
+    """Give what one H200 held at its peak: words of `helix plan`, and GiB under our engine."""
+    text = (ROOT / "evals/results/hybrid_0_9b_h200.json").read_text(encoding="utf-8")
+    sections = [run["sections"] for run in json.loads(text)["runs"]]
+    engine = [
+        {row["loop"]: row["peak_gib"] for row in run["engine"] if row["micro_batches"] == 1}
+        for run in sections
+        if "engine" in run
+    ]
+    yield [], engine[0]["engine"]
+    yield ["micro_batch_rows=16"], engine[1]["engine"]
+    (rows,) = (run["recompute"] for run in sections if "recompute" in run)
+    by_name = {row["recompute"]: row["peak_gib"] for row in rows}  # in a plain loop
+    of_engine = engine[0]["engine"] - engine[0]["plain"]
+    for name in ("selective", "full"):
+        yield [f"model.recompute={name}"], by_name[name] + of_engine
+    for n in (2, 4):
+        words = ["model.recompute=full", f"model.recompute_every={n}"]
+        yield words, by_name[f"full, every {n}"] + of_engine
+    for kind in ("mamba2", "gla", "sparse"):
+        words = ["model.recompute=full", f"model.recompute_kinds={kind}"]
+        yield words, by_name[f"full, {kind}"] + of_engine
+
+
+@pytest.mark.parametrize(("words", "gib"), list(measured_gib()))
+def test_memory_is_within_a_tenth_of_what_was_measured(words, gib, capsys):
+    assert main(["plan", "preset=hybrid_0_9b", "model.n_vocab=200064", "json=true", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["memory_gib"] == pytest.approx(gib, rel=0.1)
+
+
+@given(
+    name=st.sampled_from(["hybrid_100m", "hybrid_0_9b", "hybrid_7b"]),
+    n_gpus=st.sampled_from([1, 2, 3, 8, 64]),
+    gpu_gib=st.sampled_from([8.0, 24.0, 80.0, 141.0]),
+)
+@settings(max_examples=15)
+def test_what_fits_is_what_the_plan_of_it_holds(name, n_gpus, gpu_gib):
+    config = PRESETS[name]()
+    options = PlanConfig(n_gpus=n_gpus, gpu_gib=gpu_gib)
+    fits = plan(config, options).fits
+    for fit in fits:
+        again = replace(config, model=replace(config.model, recompute=fit.recompute))
+        rows = {"micro_batch_rows": fit.micro_batch_rows, "zero_stage": fit.zero_stage}
+        assert plan(again, replace(options, **rows)).memory_gib == fit.memory_gib
+        assert fit.memory_gib <= USABLE * gpu_gib
+        assert config.training.batch_rows % (fit.micro_batch_rows * n_gpus) == 0
+    speeds = [fit.tokens_per_s for fit in fits]
+    assert speeds == sorted(speeds, reverse=True)
+    smallest = min(micro_batches(config.training.batch_rows, n_gpus), default=0)
+    of_full = replace(config, model=replace(config.model, recompute="full"))
+    least = replace(options, micro_batch_rows=smallest, zero_stage=3 if n_gpus > 1 else 1)
+    if smallest and plan(of_full, least).memory_gib <= USABLE * gpu_gib:
+        assert fits
+
+
+def test_a_model_that_fits_nowhere_is_told_of(capsys):
+    assert main(["plan", "preset=hybrid_7b", "n_gpus=2", "gpu_gib=24"]) == 0
+    assert "Nothing fits into 24 GiB a GPU" in capsys.readouterr().out
 
 
 def test_recomputation_needs_less_memory():

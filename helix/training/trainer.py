@@ -77,18 +77,19 @@ class Trainer:
         self.saver = Saver(self.config.run_dir, kept, is_asynchronous=training.async_checkpoints)
 
     @classmethod
-    def build(cls, config: RunConfig) -> "Trainer":
+    def build(cls, config: RunConfig, folder: Path | None = None) -> "Trainer":
         """Make all parts on this rank, and go on from the run folder's newest checkpoint.
+
+        Args:
+            folder: Of `meet`, which comes first; it is called here where not given.
 
         Raises:
             ConfigError: The parts do not fit together, or the folder holds another run.
             DataError: The shards are not whole.
             CheckpointError: The checkpoint is of another model.
         """
-        warm_up(config)
-        join_ranks()
+        folder = folder or meet(config)
         rank, world_size = distributed.rank(), distributed.world_size()
-        claim_run_dir(config)
         distributed.seed_everything(config.seed)
         tokenizer = load_tokenizer(config.tokenizer)
         refuse_other_vocabulary(config.model.n_vocab, tokenizer)
@@ -127,12 +128,7 @@ class Trainer:
             engine=engine,
             metrics=metrics,
             progress=progress,
-            watchdog=Watchdog(
-                config.watchdog,
-                meeting_place(config.run_dir, attempt),
-                rank=rank,
-                world_size=world_size,
-            ),
+            watchdog=Watchdog(config.watchdog, folder, rank=rank, world_size=world_size),
             bytes_of_token=torch.tensor(n_bytes),
             known_save_s=longest_save_s(records),
         )
@@ -371,17 +367,30 @@ def train(config: RunConfig) -> int:
         LostPeerError: Another rank went away; the job was put back into the queue where it may be.
         PeerFailedError: Another rank ended with an error of its own.
     """
-    trainer = Trainer.build(config)
-    folder = trainer.watchdog.folder
+    folder = meet(config)
+    trainer = None
     try:
+        trainer = Trainer.build(config, folder)
         return trainer.fit()
     except Exception as error:
         if is_lost_peer(error):
-            place = trainer.watchdog.place()
-            where = f"{place.phase} of step {place.step}"
+            place = trainer and trainer.watchdog.place()
+            where = f"{place.phase} of step {place.step}" if place else "the start"
             raise explain_lost_peer(error, folder, place=where) from error
         tell_failure(error, folder)
         raise
+
+
+def meet(config: RunConfig) -> Path:
+    """Join the ranks and claim the run folder; give the folder where they leave word.
+
+    Raises:
+        ConfigError: The run folder holds another run.
+    """
+    warm_up(config)
+    join_ranks()
+    claim_run_dir(config)
+    return meeting_place(config.run_dir, next_attempt(read_records(config.run_dir)))
 
 
 def claim_run_dir(config: RunConfig) -> None:

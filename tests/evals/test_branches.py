@@ -7,9 +7,10 @@ from evals.branches import WIDTH_MULTIPLE, longest, plan_branches, score_branche
 from evals.examinee import open_examinee
 from evals.options import Options
 from evals.packing import plan_packs, score_packed
-from evals.scoring import score_rows
+from evals.scoring import BRANCH_TOKENS, score_continuations, score_rows
 from helix.scoring import PIECE_TOKENS, Row, padded
 
+BEGINNINGS = [b"", b"ab", b"abc", b"xyz", b"z" * (BRANCH_TOKENS - 1), b"z" * BRANCH_TOKENS]
 WORDS = st.binary(min_size=1, max_size=12)
 
 
@@ -23,9 +24,9 @@ def examinee(options):
     return open_examinee(options)
 
 
-@pytest.mark.parametrize("score", [score_branches, score_packed])
+@pytest.mark.parametrize("score", [score_branches, score_packed, score_continuations])
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pairs=st.lists(st.tuples(st.sampled_from([b"", b"ab", b"abc", b"xyz"]), WORDS), min_size=1))
+@given(pairs=st.lists(st.tuples(st.sampled_from(BEGINNINGS), WORDS), min_size=1))
 def test_each_row_costs_what_it_costs_alone(examinee, options, score, pairs):
     rows = [Row(np.array([256, *one, *two]), n_given=1 + len(one)) for one, two in pairs]
     expected = score_rows(examinee, rows, options, title="")

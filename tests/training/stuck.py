@@ -2,7 +2,7 @@
 
 FAULT is rank:step:place: at that step, that rank sleeps for ever in data, forward, backward, step,
 save or validate; or it ends at once in exit, raises an error of its own in error, or is slow in
-its forward passes in slow.
+its forward passes in slow. At step 0, exit_early and error_early do so while the run is built.
 """
 
 import os
@@ -30,6 +30,8 @@ def put_fault(step: int, place: str) -> None:
         "data": (trainer.ReadAhead, "next"),
         "forward": (engine.Engine, "accumulate"),
         "exit": (engine.Engine, "accumulate"),
+        "exit_early": (trainer, "resume"),
+        "error_early": (trainer, "resume"),
         "error": (engine.Engine, "accumulate"),
         "slow": (engine.ForwardTimer, "stop"),
         "backward": (torch.Tensor, "backward"),
@@ -55,9 +57,9 @@ def put_fault(step: int, place: str) -> None:
 
 
 def fail(place: str) -> None:
-    if place == "exit":
+    if place.startswith("exit"):
         os._exit(9)
-    if place == "error":
+    if place.startswith("error"):
         raise FileNotFoundError("lost.json")
     time.sleep(0.05 if place == "slow" else 1e6)
 

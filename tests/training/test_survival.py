@@ -84,9 +84,12 @@ def test_rank_that_hangs_ends_the_run_with_all_stacks(corpus, tmp_path, requeue,
 
 
 @pytest.mark.ranks
-def test_lost_rank_ends_the_run_with_one_line_and_a_status_to_try_again(corpus, tmp_path, requeue):
+@pytest.mark.parametrize("fault", ["1:2:exit", "1:0:exit_early"])
+def test_lost_rank_ends_the_run_with_one_line_and_a_status_to_try_again(
+    corpus, tmp_path, requeue, fault
+):
     command, calls = requeue
-    ranks = start(corpus, tmp_path / "run", fault="1:2:exit", HELIX_REQUEUE=command)
+    ranks = start(corpus, tmp_path / "run", fault=fault, HELIX_REQUEUE=command)
     statuses, told = end(ranks)
     assert statuses == [75, 9], told
     assert "Traceback" not in told[0]
@@ -97,9 +100,12 @@ def test_lost_rank_ends_the_run_with_one_line_and_a_status_to_try_again(corpus, 
 
 
 @pytest.mark.ranks
-def test_rank_that_fails_for_a_reason_of_its_own_is_not_tried_again(corpus, tmp_path, requeue):
+@pytest.mark.parametrize("fault", ["1:2:error", "1:0:error_early"])
+def test_rank_that_fails_for_a_reason_of_its_own_is_not_tried_again(
+    corpus, tmp_path, requeue, fault
+):
     command, calls = requeue
-    ranks = start(corpus, tmp_path / "run", fault="1:2:error", HELIX_REQUEUE=command)
+    ranks = start(corpus, tmp_path / "run", fault=fault, HELIX_REQUEUE=command)
     statuses, told = end(ranks)
     assert statuses == [2, 2], told
     assert "helix: rank-1 failed: lost.json" in told[0]

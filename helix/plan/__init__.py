@@ -1,29 +1,23 @@
 """What a run will cost before it is started: parameters, FLOPs, memory a GPU, tokens a day.
 
-Nothing is allocated; every figure is a formula over the config. How time grows with the GPUs:
-helix/scaling.py. Memory under ZeRO, in bytes a
-parameter, with N GPUs (Rajbhandari et al. 2019, arXiv:1910.02054, section 3, and DeepSpeed's fp32
-accumulation of bf16 gradients):
-
-    working weights   2 (bf16) or 4 (fp32)        / N at stage 3
-    gradients         2 + 4 (fp32 accumulation)   / N at stages 2 and 3
-    optimizer         4 (fp32 weights) + 8        / N at stages 1, 2 and 3
+Nothing is allocated; every figure is a formula over the config. How the time grows with the GPUs:
+scaling.py; what a GPU holds: memory.py; what fits into it: fitting.py.
 """
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
 
 from helix.config import ConfigError, RunConfig
-from helix.models.hybrid import HybridConfig
-from helix.scaling import MACHINERY, Links, Scaled, divide_rows, scale
+from helix.plan.fitting import USABLE, Fit, find_fits
+from helix.plan.memory import memory_gib_by_part
+from helix.plan.scaling import MACHINERY, Links, Scaled, divide_rows, scale
 from helix.training.flops import training_flops_per_token
 
-GIB = 2**30
 SCALE_TO = (1, 8, 64, 256, 1024)  # GPUs
 
 
@@ -37,6 +31,7 @@ class PlanConfig(Links):
         n_context: Tokens a row; 0 takes the preset's.
         peak_tflops: Dense bf16 peak of one GPU; H100 and H200 by their datasheet.
         utilisation: Model FLOPs utilisation that is assumed for tokens a day.
+        gpu_gib: Memory of one GPU, into which stages and micro-batches are fitted.
         json: Print JSON instead of tables.
     """
 
@@ -46,6 +41,7 @@ class PlanConfig(Links):
     n_context: int = 0
     peak_tflops: float = 989.0
     utilisation: float = 0.4
+    gpu_gib: float = 80.0
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -57,8 +53,9 @@ class PlanConfig(Links):
                 raise ValueError(f"{name}={getattr(self, name)}: give 0 or more")
         if not 0 < self.utilisation <= 1:
             raise ValueError(f"utilisation={self.utilisation}: give a value in (0, 1]")
-        if not self.peak_tflops > 0:
-            raise ValueError(f"peak_tflops={self.peak_tflops}: give a value above 0")
+        for name in ("peak_tflops", "gpu_gib"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: give a value above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +64,7 @@ class Plan:
 
     Attributes:
         tokens_per_s: Of all GPUs, at the utilisation that is assumed and without what they send.
+        fits: Ways to train the preset's batch that fit into gpu_gib, the fastest first.
         fixed_batch: The preset's batch on more and more GPUs, as far as it divides.
         growing_batch: One micro-batch on each GPU.
     """
@@ -89,6 +87,7 @@ class Plan:
     peak_tflops: float
     tokens_per_s: float
     tokens_per_day: float
+    fits: list[Fit]
     fixed_batch: list[Scaled]
     growing_batch: list[Scaled]
 
@@ -109,12 +108,14 @@ def plan(config: RunConfig, options: PlanConfig) -> Plan:
     parts = model.parameters_by_part()
     n_parameters = sum(parts.values())
     flops = training_flops_per_token(model, n_context)
-    memory = {
-        **state_gib(n_parameters, precision, options),
-        "activations": activation_bytes(model, rows * n_context, precision) / GIB,
-        "mixer_states": mixer_state_bytes(model, rows * n_context, n_context) / GIB,
-        "logits": logit_bytes(model) / GIB,
-    }
+    memory = memory_gib_by_part(
+        model,
+        n_gpus=options.n_gpus,
+        zero_stage=options.zero_stage,
+        precision=precision,
+        rows=rows,
+        n_context=n_context,
+    )
     tokens_per_s = options.n_gpus * options.peak_tflops * 1e12 * options.utilisation / flops
     return Plan(
         preset=config.preset,
@@ -135,6 +136,22 @@ def plan(config: RunConfig, options: PlanConfig) -> Plan:
         peak_tflops=options.peak_tflops,
         tokens_per_s=tokens_per_s,
         tokens_per_day=86_400 * tokens_per_s,
+        fits=find_fits(
+            model,
+            lambda stage, fitted: time_step(
+                config,
+                replace(options, zero_stage=stage),
+                n_gpus=options.n_gpus,
+                rows_a_step=config.training.batch_rows,
+                micro_batch_rows=fitted,
+                n_context=n_context,
+            ),
+            gpu_gib=options.gpu_gib,
+            n_gpus=options.n_gpus,
+            rows_a_step=config.training.batch_rows,
+            n_context=n_context,
+            precision=precision,
+        ),
         fixed_batch=scale_batch(config, options, rows, n_context, is_growing=False),
         growing_batch=scale_batch(config, options, rows, n_context, is_growing=True),
     )
@@ -149,7 +166,6 @@ def scale_batch(
     is_growing: bool,
 ) -> list[Scaled]:
     """Time a step on 1 to 1024 GPUs, and on as many as are asked about."""
-    flops = training_flops_per_token(config.model, n_context)
     scaled = []
     for n_gpus in sorted({*SCALE_TO, options.n_gpus}):
         rows, rows_a_step = micro_batch_rows, micro_batch_rows * n_gpus
@@ -157,79 +173,40 @@ def scale_batch(
             rows_a_step = config.training.batch_rows
             rows = divide_rows(rows_a_step, micro_batch_rows, n_gpus)
         if rows:
-            step = scale(
-                config.model,
+            step = time_step(
+                config,
                 options,
                 n_gpus=n_gpus,
                 rows_a_step=rows_a_step,
                 micro_batch_rows=rows,
                 n_context=n_context,
-                zero_stage=options.zero_stage,
-                weight_bytes=2 if config.training.precision == "bf16" else 4,
-                tokens_per_s_of_one=options.peak_tflops * 1e12 * options.utilisation / flops,
             )
             scaled.append(step)
     return scaled
 
 
-def state_gib(n_parameters: int, precision: str, options: PlanConfig) -> dict[str, float]:
-    """Size weights, gradients and optimizer on one GPU; see the module's table."""
-    is_bf16 = precision == "bf16"
-    per_parameter = {
-        "weights": (2 if is_bf16 else 4, 3),
-        "gradients": (6 if is_bf16 else 4, 2),
-        "optimizer": (12 if is_bf16 or options.zero_stage else 8, 1),
-    }
-    return {
-        part: n_bytes * n_parameters / (options.n_gpus if options.zero_stage >= stage else 1) / GIB
-        for part, (n_bytes, stage) in per_parameter.items()
-    }
-
-
-def activation_bytes(model: HybridConfig, n_tokens: int, precision: str) -> int:
-    """Estimate what the backward pass keeps, with fused kernels.
-
-    A block keeps its two inputs, what the norms give, the MLP's gate, up and product, and for the
-    mixer its projections and output: twice the inner width for Mamba-2 and its convolution, and
-    six or five times the model's for GLA and attention. A block that is recomputed keeps its input
-    and, if selectively, the results of its products; and one block at a time is whole.
-    """
-    d, f = model.d_model, model.d_ffn
-    widths = {
-        "mamba2": 4 * model.mamba2.expand * d + 2 * model.mamba2.d_state,
-        "gla": 6 * d,
-        "sparse": 5 * d,
-        "attention": 5 * d,
-    }
-    whole = [4 * d + 3 * f + widths[kind] for kind in model.kinds()]
-    products = [3 * d + 2 * f + widths[kind] for kind in model.kinds()]
-    left = [d] * len(whole) if model.recompute == "full" else products
-    blocks = list(zip(model.recomputed(), whole, left, strict=True))
-    kept = sum(some if is_recomputed else all_ for is_recomputed, all_, some in blocks)
-    at_a_time = max((all_ for is_recomputed, all_, _ in blocks if is_recomputed), default=0)
-    return n_tokens * (kept + at_a_time) * (2 if precision == "bf16" else 4)
-
-
-def mixer_state_bytes(model: HybridConfig, n_tokens: int, n_context: int) -> int:
-    """Estimate the recurrent states that chunked scans keep: one for each chunk of each layer.
-
-    Of the layers that are recomputed, those of one at a time.
-    """
-    kept, at_a_time = 0, 0
-    for kind, is_recomputed in zip(model.kinds(), model.recomputed(), strict=True):
-        mixer = model.mixer(kind)
-        chunk_tokens = getattr(mixer, "chunk_tokens", 0)
-        if chunk_tokens:
-            state = mixer.state_bytes(model.d_model, n_context, bytes_per_value=2)
-            n_bytes = n_tokens * state // chunk_tokens
-            kept += 0 if is_recomputed else n_bytes
-            at_a_time = max(at_a_time, n_bytes if is_recomputed else 0)
-    return kept + at_a_time
-
-
-def logit_bytes(model: HybridConfig) -> int:
-    """Size the logits that the loss holds at a time, and the head's gradient, both in float32."""
-    return 4 * model.n_vocab * (model.loss_chunk_rows + model.d_model)
+def time_step(
+    config: RunConfig,
+    options: PlanConfig,
+    *,
+    n_gpus: int,
+    rows_a_step: int,
+    micro_batch_rows: int,
+    n_context: int,
+) -> Scaled:
+    """Time a step; see scaling.scale."""
+    flops = training_flops_per_token(config.model, n_context)
+    return scale(
+        config.model,
+        options,
+        n_gpus=n_gpus,
+        rows_a_step=rows_a_step,
+        micro_batch_rows=micro_batch_rows,
+        n_context=n_context,
+        zero_stage=options.zero_stage,
+        weight_bytes=2 if config.training.precision == "bf16" else 4,
+        tokens_per_s_of_one=options.peak_tflops * 1e12 * options.utilisation / flops,
+    )
 
 
 def print_plan(config: RunConfig, options: PlanConfig) -> None:
@@ -262,7 +239,38 @@ def print_plan(config: RunConfig, options: PlanConfig) -> None:
         "Memory is an estimate; fragmentation and communication buffers come on top.",
         soft_wrap=True,
     )
+    print_fits(console, result, options)
     print_scaling(console, result, options)
+
+
+def print_fits(console: Console, result: Plan, options: PlanConfig) -> None:
+    """Print what fits into a GPU."""
+    if not result.fits:
+        console.print(
+            f"Nothing fits into {options.gpu_gib:g} GiB a GPU: try more GPUs, or "
+            "training.deepspeed=zero3_offload",
+            style="bold",
+            soft_wrap=True,
+        )
+        return
+    table = Table("ZeRO", "recompute", "micro_batch_rows", "GiB a GPU", "k tokens/s")
+    for fit in result.fits:
+        table.add_row(
+            str(fit.zero_stage),
+            fit.recompute,
+            str(fit.micro_batch_rows),
+            f"{fit.memory_gib:.1f}",
+            f"{fit.tokens_per_s / 1e3:,.1f}",
+        )
+    console.print(table)
+    best = result.fits[0]
+    console.print(
+        f"The fastest that fits into {USABLE:.0%} of {options.gpu_gib:g} GiB: training.deepspeed="
+        f"zero{best.zero_stage} model.recompute={best.recompute} "
+        f"training.micro_batch_rows={best.micro_batch_rows}. That fewer rows fill a GPU less is "
+        "left out: it was not measured below 8 rows of 4096.",
+        soft_wrap=True,
+    )
 
 
 def print_scaling(console: Console, result: Plan, options: PlanConfig) -> None:
