@@ -14,9 +14,9 @@ from helix.cli import main
 from helix.config import ConfigError
 from helix.models import build_model, build_on_meta
 from helix.plan import Plan, PlanConfig, plan
-from helix.plan.fitting import USABLE, micro_batches
+from helix.plan.fitting import USABLE
 from helix.plan.memory import GIB
-from helix.plan.scaling import divide_rows
+from helix.plan.scaling import divide_rows, micro_batches
 from helix.presets import PRESETS
 from helix.training.flops import training_flops_per_token
 from tests.models.cases import batch_of, draw_tokens, hybrid

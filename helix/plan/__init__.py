@@ -6,7 +6,8 @@ scaling.py; what a GPU holds: memory.py; what fits into it: fitting.py.
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 from helix.config import ConfigError, RunConfig
 from helix.plan.fitting import USABLE, Fit, find_fits
 from helix.plan.memory import memory_gib_by_part
-from helix.plan.scaling import MACHINERY, Links, Scaled, divide_rows, scale
+from helix.plan.scaling import MACHINERY, Links, Scaled, StepTimes, divide_rows
 from helix.training.flops import training_flops_per_token
 
 SCALE_TO = (1, 8, 64, 256, 1024)  # GPUs
@@ -116,7 +117,15 @@ def plan(config: RunConfig, options: PlanConfig) -> Plan:
         rows=rows,
         n_context=n_context,
     )
-    tokens_per_s = options.n_gpus * options.peak_tflops * 1e12 * options.utilisation / flops
+    of_one = options.peak_tflops * 1e12 * options.utilisation / flops
+    tokens_per_s = options.n_gpus * of_one
+    times = StepTimes(
+        model=model,
+        links=options,
+        n_context=n_context,
+        weight_bytes=2 if precision == "bf16" else 4,
+        tokens_per_s=of_one,
+    )
     return Plan(
         preset=config.preset,
         pattern=model.pattern,
@@ -137,76 +146,38 @@ def plan(config: RunConfig, options: PlanConfig) -> Plan:
         tokens_per_s=tokens_per_s,
         tokens_per_day=86_400 * tokens_per_s,
         fits=find_fits(
-            model,
-            lambda stage, fitted: time_step(
-                config,
-                replace(options, zero_stage=stage),
-                n_gpus=options.n_gpus,
-                rows_a_step=config.training.batch_rows,
-                micro_batch_rows=fitted,
-                n_context=n_context,
-            ),
+            times,
             gpu_gib=options.gpu_gib,
             n_gpus=options.n_gpus,
             rows_a_step=config.training.batch_rows,
-            n_context=n_context,
             precision=precision,
         ),
-        fixed_batch=scale_batch(config, options, rows, n_context, is_growing=False),
-        growing_batch=scale_batch(config, options, rows, n_context, is_growing=True),
+        fixed_batch=list(scale_batch(times, options, rows, config.training.batch_rows)),
+        growing_batch=list(scale_batch(times, options, rows)),
     )
 
 
 def scale_batch(
-    config: RunConfig,
-    options: PlanConfig,
-    micro_batch_rows: int,
-    n_context: int,
-    *,
-    is_growing: bool,
-) -> list[Scaled]:
-    """Time a step on 1 to 1024 GPUs, and on as many as are asked about."""
-    scaled = []
+    times: StepTimes, options: PlanConfig, micro_batch_rows: int, rows_a_step: int | None = None
+) -> Iterator[Scaled]:
+    """Time a step on 1 to 1024 GPUs, and on as many as are asked about.
+
+    Args:
+        micro_batch_rows: Fewer where a fixed batch asks for it.
+        rows_a_step: Of a fixed batch, on numbers of GPUs that divide it; one micro-batch on each
+            GPU where not given.
+    """
     for n_gpus in sorted({*SCALE_TO, options.n_gpus}):
-        rows, rows_a_step = micro_batch_rows, micro_batch_rows * n_gpus
-        if not is_growing:
-            rows_a_step = config.training.batch_rows
+        rows = micro_batch_rows
+        if rows_a_step is not None:
             rows = divide_rows(rows_a_step, micro_batch_rows, n_gpus)
         if rows:
-            step = time_step(
-                config,
-                options,
+            yield times.of(
                 n_gpus=n_gpus,
-                rows_a_step=rows_a_step,
+                zero_stage=options.zero_stage,
+                rows_a_step=rows_a_step or rows * n_gpus,
                 micro_batch_rows=rows,
-                n_context=n_context,
             )
-            scaled.append(step)
-    return scaled
-
-
-def time_step(
-    config: RunConfig,
-    options: PlanConfig,
-    *,
-    n_gpus: int,
-    rows_a_step: int,
-    micro_batch_rows: int,
-    n_context: int,
-) -> Scaled:
-    """Time a step; see scaling.scale."""
-    flops = training_flops_per_token(config.model, n_context)
-    return scale(
-        config.model,
-        options,
-        n_gpus=n_gpus,
-        rows_a_step=rows_a_step,
-        micro_batch_rows=micro_batch_rows,
-        n_context=n_context,
-        zero_stage=options.zero_stage,
-        weight_bytes=2 if config.training.precision == "bf16" else 4,
-        tokens_per_s_of_one=options.peak_tflops * 1e12 * options.utilisation / flops,
-    )
 
 
 def print_plan(config: RunConfig, options: PlanConfig) -> None:

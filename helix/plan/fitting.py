@@ -1,13 +1,12 @@
 """Which stage, recomputation and micro-batch suit a GPU's memory, and what each costs in speed."""
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import get_args
 
 from helix.models.hybrid import HybridConfig
 from helix.models.stack import Recompute
 from helix.plan.memory import memory_gib_by_part
-from helix.plan.scaling import Scaled
+from helix.plan.scaling import StepTimes, micro_batches
 
 STAGES = (1, 2, 3)
 # Of a GPU's memory: NCCL, cuBLAS, the CUDA context and what fragments take the rest.
@@ -15,8 +14,6 @@ USABLE = 0.9
 # Time of a step over that without: 382.6 against 361.4 ms, 0.9B on one H200. What full
 # recomputation costs follows from its FLOPs (437.2 ms there, 448 by them).
 SELECTIVE_COST = 1.06
-
-Time = Callable[[int, int], Scaled]  # a step at a stage, with rows of a micro-batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +33,14 @@ class Fit:
 
 
 def find_fits(
-    model: HybridConfig,
-    time: Time,
-    *,
-    gpu_gib: float,
-    n_gpus: int,
-    rows_a_step: int,
-    n_context: int,
-    precision: str,
+    times: StepTimes, *, gpu_gib: float, n_gpus: int, rows_a_step: int, precision: str
 ) -> list[Fit]:
     """List the ways that fit, the fastest first: one for each stage and kind of recomputation."""
+    n_context = times.n_context
     fits = []
     for stage in STAGES if n_gpus > 1 else STAGES[:1]:  # one GPU has nobody to share with
         for recompute in get_args(Recompute):
-            tried = replace(model, recompute=recompute, recompute_every=1, recompute_kinds="")
+            tried = replace(times.model, recompute=recompute, recompute_every=1, recompute_kinds="")
             for rows in micro_batches(rows_a_step, n_gpus):
                 memory_gib = sum(
                     memory_gib_by_part(
@@ -62,7 +53,12 @@ def find_fits(
                     ).values()
                 )
                 if memory_gib <= USABLE * gpu_gib:
-                    step = time(stage, rows)
+                    step = times.of(
+                        n_gpus=n_gpus,
+                        zero_stage=stage,
+                        rows_a_step=rows_a_step,
+                        micro_batch_rows=rows,
+                    )
                     seconds = step.step_s + step.computing_s * (cost(tried, n_context) - 1)
                     fit = Fit(
                         zero_stage=stage,
@@ -74,13 +70,6 @@ def find_fits(
                     fits.append(fit)
                     break
     return sorted(fits, key=lambda fit: (-fit.tokens_per_s, fit.memory_gib))
-
-
-def micro_batches(rows_a_step: int, n_gpus: int) -> Iterator[int]:
-    """List the rows of a micro-batch that divide a batch evenly, the most first."""
-    of_each, left = divmod(rows_a_step, n_gpus)
-    if not left:
-        yield from (rows for rows in range(of_each, 0, -1) if of_each % rows == 0)
 
 
 def cost(model: HybridConfig, n_context: int) -> float:

@@ -15,6 +15,7 @@ the computing, found on two GPUs (MACHINERY); nothing beyond two has been measur
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from helix.models.hybrid import HybridConfig
@@ -83,46 +84,51 @@ class Scaled:
     tokens_per_day: float
 
 
-def scale(
-    model: HybridConfig,
-    links: Links,
-    *,
-    n_gpus: int,
-    rows_a_step: int,
-    micro_batch_rows: int,
-    n_context: int,
-    zero_stage: int,
-    weight_bytes: int,
-    tokens_per_s_of_one: float,
-) -> Scaled:
-    """Time a step of whole micro-batches on each GPU.
+@dataclass(frozen=True, kw_only=True)
+class StepTimes:
+    """Tells how long a step of a model takes.
 
-    Args:
-        rows_a_step: A multiple of `n_gpus` times `micro_batch_rows`.
-        tokens_per_s_of_one: What one GPU computes by itself.
+    Attributes:
+        weight_bytes: Of one working weight.
+        tokens_per_s: What one GPU computes by itself.
     """
-    n_accumulations = rows_a_step // (n_gpus * micro_batch_rows)
-    n_tokens = rows_a_step * n_context
-    computing_s = n_tokens / n_gpus / tokens_per_s_of_one
-    machinery_s = MACHINERY[zero_stage] * computing_s if n_gpus > 1 else 0.0
-    n_bytes, n_calls = sent(model, zero_stage, weight_bytes, n_accumulations)
-    sending_s = links.seconds(n_bytes, n_calls, n_gpus)
-    # stages 0 and 1 send when all is computed
-    sending_s *= 1 - (links.overlap if zero_stage >= 2 else 0.0)
-    step_s = computing_s + machinery_s + sending_s
-    return Scaled(
-        n_gpus=n_gpus,
-        rows_a_step=rows_a_step,
-        micro_batch_rows=micro_batch_rows,
-        n_accumulations=n_accumulations,
-        computing_s=computing_s,
-        machinery_s=machinery_s,
-        sending_s=sending_s,
-        step_s=step_s,
-        efficiency=computing_s / step_s,
-        tokens_per_s=n_tokens / step_s,
-        tokens_per_day=86_400 * n_tokens / step_s,
-    )
+
+    model: HybridConfig
+    links: Links
+    n_context: int
+    weight_bytes: int
+    tokens_per_s: float
+
+    def of(
+        self, *, n_gpus: int, zero_stage: int, rows_a_step: int, micro_batch_rows: int
+    ) -> Scaled:
+        """Time a step of whole micro-batches on each GPU.
+
+        Args:
+            rows_a_step: A multiple of `n_gpus` times `micro_batch_rows`.
+        """
+        n_accumulations = rows_a_step // (n_gpus * micro_batch_rows)
+        n_tokens = rows_a_step * self.n_context
+        computing_s = n_tokens / n_gpus / self.tokens_per_s
+        machinery_s = MACHINERY[zero_stage] * computing_s if n_gpus > 1 else 0.0
+        n_bytes, n_calls = sent(self.model, zero_stage, self.weight_bytes, n_accumulations)
+        # stages 0 and 1 send when all is computed
+        hidden = self.links.overlap if zero_stage >= 2 else 0.0
+        sending_s = (1 - hidden) * self.links.seconds(n_bytes, n_calls, n_gpus)
+        step_s = computing_s + machinery_s + sending_s
+        return Scaled(
+            n_gpus=n_gpus,
+            rows_a_step=rows_a_step,
+            micro_batch_rows=micro_batch_rows,
+            n_accumulations=n_accumulations,
+            computing_s=computing_s,
+            machinery_s=machinery_s,
+            sending_s=sending_s,
+            step_s=step_s,
+            efficiency=computing_s / step_s,
+            tokens_per_s=n_tokens / step_s,
+            tokens_per_day=86_400 * n_tokens / step_s,
+        )
 
 
 def sent(
@@ -143,9 +149,14 @@ def sent(
     return n_accumulations * (gradients + 2 * weights), n_calls
 
 
-def divide_rows(rows_a_step: int, micro_batch_rows: int, n_gpus: int) -> int:
-    """Choose the rows of a micro-batch at which a fixed batch divides evenly; 0 where none does."""
+def micro_batches(rows_a_step: int, n_gpus: int) -> Iterator[int]:
+    """List the rows of a micro-batch that divide a batch evenly, the most first."""
     of_each, left = divmod(rows_a_step, n_gpus)
-    if left or not of_each:
-        return 0
-    return max(rows for rows in range(1, min(of_each, micro_batch_rows) + 1) if not of_each % rows)
+    if not left:
+        yield from (rows for rows in range(of_each, 0, -1) if of_each % rows == 0)
+
+
+def divide_rows(rows_a_step: int, micro_batch_rows: int, n_gpus: int) -> int:
+    """Choose the rows of a micro-batch, no more than wanted, that divide a batch; 0 if none do."""
+    fitting = micro_batches(rows_a_step, n_gpus)
+    return next((rows for rows in fitting if rows <= micro_batch_rows), 0)
