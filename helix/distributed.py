@@ -1,6 +1,7 @@
 """Ranks, seeds and sums over ranks; the same calls work in one process without a process group."""
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import math
@@ -149,8 +150,9 @@ def end_process(status: int) -> NoReturn:
     of two ranks on a busy machine). What is registered to happen at the end happens here.
     """
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)
 
 
