@@ -126,7 +126,10 @@ class GatedLinearAttention(Mixer[GLAState]):
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)
         q, k, v, gate = split(self.in_proj(x), self.widths)
-        log_decay = self.log_decay(self.decay_up(self.decay_down(x)))
+        # As rows of a matrix: to a batch of them DeepSpeed's linear map of stage 3 adds the bias in
+        # place, upon a product that selective recomputation has kept, and so once more backward.
+        decay = self.decay_up(self.decay_down(x).flatten(0, 1)).unflatten(0, x.shape[:2])
+        log_decay = self.log_decay(decay)
         q, k, v, log_decay, gate = (
             z.unflatten(-1, (self.n_heads, -1)) for z in (q, k, v, log_decay, gate)
         )

@@ -22,6 +22,8 @@ from helix.models.hybrid import HybridConfig
 
 # Time beside computing and sending, over computing: two H100, 0.9B, DeepSpeed 0.19.8; what was left
 # of 518, 547 and 651 ms a step against 510 on one GPU when 9, 9 and 12 ms of sending are taken off.
+# Stage 3 gathered matrix by matrix then. Now blocks are gathered whole (ds_configs/zero3.json):
+# two thirds of its cost over stage 2 go away on a CPU; it was not measured on a GPU.
 MACHINERY = {0: 0.0, 1: 0.0, 2: 0.055, 3: 0.25}
 BUCKET_ELEMENTS = 200_000_000  # as in ds_configs
 GRADIENT_BYTES = 4

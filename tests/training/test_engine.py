@@ -9,8 +9,17 @@ import torch
 
 from helix.batch import Batch
 from helix.config import ConfigError, RunConfig
+from helix.mixers import MIXERS
 from helix.models import build_model
-from helix.training.engine import OWNED_BY_RUN, Applied, Engine, compose_ds_config, join_ranks
+from helix.models.stack import Block
+from helix.training.engine import (
+    OWNED_BY_RUN,
+    Applied,
+    Engine,
+    compose_ds_config,
+    join_ranks,
+    read_ds_config,
+)
 from helix.training.optimizer import TIME_SCALES
 from tests.training.runs import digest_shares, with_words
 
@@ -110,6 +119,28 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(tiny_run, name, preci
 
     bound = {"fp32": 1e-5, "bf16": 5e-2}[precision]  # the first step of AdamW magnifies rounding
     assert norms_of(1) == pytest.approx(norms_of(4), rel=bound)
+
+
+@pytest.mark.parametrize("kind", MIXERS)
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+def test_steps_are_the_same_to_the_bit_however_activations_come_back(tiny_run, name, kind):
+    """DeepSpeed's own linear map of stage 3 changed what selective recomputation had kept."""
+
+    def norms_of(recompute: str) -> list[float]:
+        words = (f"training.deepspeed={name}", f"model.pattern={kind}*2")
+        config = tiny_run(*words, f"model.recompute={recompute}")
+        return [applied.gradient_norm for applied in steps_of(config, n_steps=3)]
+
+    expected = norms_of("none")
+    assert norms_of("selective") == expected
+    assert norms_of("full") == expected
+
+
+@pytest.mark.parametrize("name", ["zero3", "zero3_offload"])
+def test_stage_3_gathers_blocks_whole(name):
+    """Hooks on each matrix and norm are what stage 3 costs beside what it sends."""
+    (path,) = read_ds_config(name)["zero_optimization"]["leaf_module"]["classes"]
+    assert path == f"{Block.__module__}.{Block.__qualname__}"
 
 
 @pytest.mark.parametrize("name", ["zero1", "zero2"])
