@@ -29,10 +29,7 @@ def score_branches(
     The same figures as of helix.scoring.score_rows, but for rounding. All ranks call it and get
     all scores, in the order of the rows.
     """
-    branches: dict[Beginning, list[int]] = {}
-    for number, row in enumerate(rows):
-        # The last given token belongs to the branch: its logits charge the first one that is not.
-        branches.setdefault(tuple(row.ids[: row.n_given - 1].tolist()), []).append(number)
+    branches = group_by_beginning(rows)
     batches = plan_branches(
         branches,
         rows,
@@ -44,6 +41,15 @@ def score_branches(
         batches,
         title=title,
     )
+
+
+def group_by_beginning(rows: Sequence[Row]) -> dict[Beginning, list[int]]:
+    """Give the numbers of the rows of which the same is given."""
+    branches: dict[Beginning, list[int]] = {}
+    for number, row in enumerate(rows):
+        # The last given token belongs to the branch: its logits charge the first one that is not.
+        branches.setdefault(tuple(row.ids[: row.n_given - 1].tolist()), []).append(number)
+    return branches
 
 
 def plan_branches(

@@ -3,14 +3,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evals import scoring
 from evals.branches import WIDTH_MULTIPLE, longest, plan_branches, score_branches
 from evals.examinee import open_examinee
 from evals.options import Options
 from evals.packing import plan_packs, score_packed
-from evals.scoring import BRANCH_TOKENS, score_continuations, score_rows
+from evals.scoring import STATE_TOKENS, score_continuations, score_rows
 from helix.scoring import PIECE_TOKENS, Row, padded
 
-BEGINNINGS = [b"", b"ab", b"abc", b"xyz", b"z" * (BRANCH_TOKENS - 1), b"z" * BRANCH_TOKENS]
+BEGINNINGS = [b"", b"ab", b"abc", b"xyz", b"z" * STATE_TOKENS, b"z" * 4 * STATE_TOKENS]
 WORDS = st.binary(min_size=1, max_size=12)
 
 
@@ -35,6 +36,30 @@ def test_each_row_costs_what_it_costs_alone(examinee, options, score, pairs):
         assert len(ours.nats) == len(end)
         np.testing.assert_allclose(ours.nats, theirs.nats, rtol=2e-5, atol=1e-5)
         assert (ours.ranks == theirs.ranks).all()
+
+
+def test_long_beginnings_that_rows_share_are_read_once_and_all_others_packed(
+    examinee, options, monkeypatch
+):
+    taken = {}
+
+    def note(name, score):
+        def noting(examinee, rows, options, *, title):
+            taken[name] = [len(row.ids) for row in rows]
+            return score(examinee, rows, options, title=title)
+
+        monkeypatch.setattr(scoring, name, noting)
+
+    note("score_packed", score_packed)
+    note("score_branches", score_branches)
+    shared = [Row(np.array([256] * 100 + [n, n]), n_given=100) for n in range(3)]
+    alone = [Row(np.arange(90), n_given=80)]
+    short = [Row(np.array([256, 7, n]), n_given=2) for n in range(3)]
+    long = [Row(np.full(PIECE_TOKENS + 2, 9), n_given=1)]
+    rows = [*long, *shared, *alone, *short]
+    scores = score_continuations(examinee, rows, options, title="")
+    assert taken == {"score_packed": [90, 3, 3, 3], "score_branches": [1026, 102, 102, 102]}
+    assert [len(own.nats) for own in scores] == [len(row.ids) - row.n_given for row in rows]
 
 
 def test_a_batch_holds_beginnings_of_one_length_and_no_more_tokens_than_told():
