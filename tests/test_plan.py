@@ -206,6 +206,13 @@ def test_a_model_that_fits_nowhere_is_told_of(capsys):
     assert "Nothing fits into 24 GiB a GPU" in capsys.readouterr().out
 
 
+def test_a_batch_that_does_not_divide_is_told_of(capsys):
+    assert main(["plan", "preset=hybrid_0_9b", "n_gpus=3"]) == 0
+    printed = capsys.readouterr().out
+    assert "training.batch_rows=128 does not divide over 3 GPUs" in printed
+    assert "Nothing fits" not in printed
+
+
 def test_recomputation_needs_less_memory():
     config = PRESETS["hybrid_3b"]()
     recomputed = replace(config, model=replace(config.model, recompute="full"))

@@ -210,12 +210,20 @@ def print_plan(config: RunConfig, options: PlanConfig) -> None:
         "Memory is an estimate; fragmentation and communication buffers come on top.",
         soft_wrap=True,
     )
-    print_fits(console, result, options)
+    print_fits(console, result, options, batch_rows=config.training.batch_rows)
     print_scaling(console, result, options)
 
 
-def print_fits(console: Console, result: Plan, options: PlanConfig) -> None:
+def print_fits(console: Console, result: Plan, options: PlanConfig, *, batch_rows: int) -> None:
     """Print what fits into a GPU."""
+    if batch_rows % result.n_gpus:
+        console.print(
+            f"training.batch_rows={batch_rows} does not divide over {result.n_gpus} GPUs: what "
+            "would fit is not told",
+            style="bold",
+            soft_wrap=True,
+        )
+        return
     if not result.fits:
         console.print(
             f"Nothing fits into {options.gpu_gib:g} GiB a GPU: try more GPUs, or "
