@@ -69,7 +69,8 @@ def run_generate(arguments: Sequence[str]) -> int:
 def run_plan(arguments: Sequence[str]) -> int:
     """Say what it costs: preset= [n_gpus= zero_stage= micro_batch_rows= n_context= json=]."""
     from helix.config import load, split_words
-    from helix.plan import PlanConfig, print_plan
+    from helix.plan import PlanConfig
+    from helix.plan.tables import print_plan
     from helix.presets import PRESETS
 
     options, words = split_words(arguments, PlanConfig)
