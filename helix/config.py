@@ -39,7 +39,7 @@ class TrainingConfig:
         batch_rows: Rows of context in one optimizer step, over all ranks.
         micro_batch_rows: Rows that one rank holds at a time; accumulation follows from it.
         precision: bf16 keeps fp32 weights, moments and accumulated gradients in the optimizer.
-        deepspeed: Name of a file in ds_configs (zero1, zero2, zero3, zero3_offload, cpu) or a path.
+        deepspeed: Name of a file in ds_configs (zero1, zero2_offload, ...: README there) or a path.
         clip_norm: Global gradient norm above which gradients are scaled down; 0 never does.
         validate_every_steps: 0 validates before the first and after the last step only.
         validation_rows: Rows of `data.n_context` tokens that one rank scores at a time; its memory

@@ -381,9 +381,10 @@ class Engine:
             drop_plain_step(self.engine)
         else:
             self.engine.step()
-        return Applied(
-            gradient_norm=self.veto.norm, is_applied=bool(self.engine.was_step_applied())
-        )
+        is_applied = bool(self.engine.was_step_applied())
+        if not is_applied:
+            self.veto.forget_dropped()
+        return Applied(gradient_norm=self.veto.norm, is_applied=is_applied)
 
     @torch.no_grad()
     def score(self, piece: Piece) -> tuple[TokenScores, ModelState]:

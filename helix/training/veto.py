@@ -34,6 +34,8 @@ class Veto:
     def __init__(self, optimizer: Any, *, stage: int) -> None:
         self.accept: Accept = accept_finite
         self.norm = math.nan
+        self.optimizer = optimizer
+        self.stage = stage
         self.sums_ranks = hasattr(optimizer, "update_hp_grads")
         if self.sums_ranks:
             shorten_steps(optimizer, self.allows)
@@ -49,6 +51,13 @@ class Veto:
         self.norm = norm
         is_accepted = self.accept(norm)
         return is_accepted and math.isfinite(norm)
+
+    def forget_dropped(self) -> None:
+        """Empty the sums of gradients that DeepSpeed keeps where the optimizer is on the host."""
+        if self.stage in (1, 2) and getattr(self.optimizer, "cpu_offload", False):
+            for group in self.optimizer.averaged_gradients:
+                self.optimizer.averaged_gradients[group] = None
+                self.optimizer.all_grad_tensors[group] = None
 
     def _judge_all(self) -> Tensor:  # stages 1 and 2
         norm = self.norm_of_all()

@@ -67,10 +67,11 @@ def with_words(config: RunConfig, **training: object) -> RunConfig:
     return replace(config, training=replace(config.training, **training))
 
 
-def stage_words(stage: int, folder: Path) -> list[str]:
+def stage_words(stage: int | str, folder: Path) -> list[str]:
     """Ask for a ZeRO stage as it is shipped, but for buffers of 800 MB, which tests fill with NaN.
 
-    Stage 0 has no file of its own.
+    Args:
+        stage: A number, or the rest of a file's name, as in 2_offload; 0 has no file of its own.
     """
     settings = {"zero_optimization": {"stage": 0}}
     if stage:

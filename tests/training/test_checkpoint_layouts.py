@@ -14,7 +14,7 @@ from tests.training.runs import (
     tensors_of,
 )
 
-LAYOUTS = list(itertools.product((0, 1, 2, 3), (1, 2)))
+LAYOUTS = [*itertools.product((0, 1, 2, 3), (1, 2)), ("2_offload", 2), ("3_offload", 2)]
 
 
 def name_of(layout):

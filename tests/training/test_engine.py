@@ -31,7 +31,7 @@ SHIPPED = sorted(
 
 
 def test_the_files_that_the_documentation_names_are_shipped():
-    assert SHIPPED == ["cpu", "zero1", "zero2", "zero3", "zero3_offload"]
+    assert SHIPPED == ["cpu", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"zero_optimization": {"stage": 0}}])
@@ -110,7 +110,7 @@ def test_deepspeed_takes_each_shipped_file_as_it_is_meant(tiny_run, name, precis
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"])
 def test_micro_batches_add_up_to_the_gradient_of_the_batch(tiny_run, name, precision):
     def norms_of(micro_batch_rows: int) -> list[float]:
         words = (f"training.deepspeed={name}", f"training.precision={precision}")

@@ -15,6 +15,7 @@ from tests.training.runs import stage_words
 CASES = [
     *((0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32")),
     *((1, "bf16"), (2, "bf16"), (3, "bf16")),
+    *(("2_offload", "fp32"), ("2_offload", "bf16"), ("3_offload", "fp32"), ("3_offload", "bf16")),
 ]
 RATE = 1e-2
 
@@ -80,7 +81,7 @@ def run_with_dropped_steps(config: RunConfig) -> list[tuple]:
     return [*claims, ("n", whole.n_updates == 4), ("moved", not is_same(contents(whole), begun))]
 
 
-def config_of(tiny_run, tmp_path, stage: int, precision: str) -> RunConfig:
+def config_of(tiny_run, tmp_path, stage: int | str, precision: str) -> RunConfig:
     words = stage_words(stage, tmp_path)
     return tiny_run(*words, f"training.precision={precision}", "training.micro_batch_rows=1")
 
