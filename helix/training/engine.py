@@ -304,7 +304,7 @@ class Engine:
     def build(cls, config: RunConfig) -> "Engine":
         """Make a run's model as its seed initialises it, and its engine; a collective call.
 
-        At stage 3 no rank ever holds the model: a weight is shared out before the next is made.
+        At stage 3 no rank ever holds the model: a few weights are made at a time and shared out.
         """
         settings = compose_ds_config(config, dist.get_world_size())
         if settings.get("zero_optimization", {}).get("stage", 0) < 3:
