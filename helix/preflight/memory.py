@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from helix.plan import PlanConfig, plan
+from helix.plan.memory import memory_gib_by_part
 from helix.preflight.context import Context
 from helix.preflight.findings import Facts, Seen
 from helix.training.engine import compose_ds_config
@@ -28,8 +28,14 @@ def estimate(context: Context) -> tuple[float, float]:
     """Estimate what one rank's training holds, in GiB: on the device, and offloaded to the host."""
     run = context.of_run
     zero = compose_ds_config(run, context.world_size).get("zero_optimization", {})
-    options = PlanConfig(n_gpus=context.world_size, zero_stage=zero.get("stage", 0))
-    parts = plan(run, options).memory_gib_by_part
+    parts = memory_gib_by_part(
+        run.model,
+        n_gpus=context.world_size,
+        zero_stage=zero.get("stage", 0),
+        precision=run.training.precision,
+        rows=run.training.micro_batch_rows,
+        n_context=run.data.n_context,
+    )
     offloaded = [
         parts[part]
         for key, part in OFFLOADED.items()
