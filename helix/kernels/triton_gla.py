@@ -3,8 +3,8 @@
 Documents are told apart by who may hear whom, never by a strong decay: nothing of one is in the
 sums of another.
 
-Dims: B batch, T time, H heads, K key width, D the power of two that holds it, V value width, n
-chunks, C tokens of a chunk.
+Dims: B batch, T time, H heads, K key width, D the power of two from 64 that holds it, V value
+width, n chunks, C tokens of a chunk.
 """
 
 from typing import NamedTuple
@@ -28,6 +28,9 @@ require_cuda()
 SHORT_TOKENS = 64  # below this, launching the kernels costs more than they compute
 CHUNK_TOKENS = 64
 WIDEST_KEY = 256  # of those whose state the registers of one program hold
+# Narrower keys are filled up with zeros. Of products with fewer columns, ptxas 12.8 takes the plain
+# address of an operand for its descriptor, and reads outside the shared memory.
+LEAST_KEY = 64
 STATE_CELLS = 128 * 64  # of keys by values, that fit there beside all else
 
 # Factors lie between exp(-60) and exp(60): a gradient of 1e-11 times the one stays above float32's
@@ -163,7 +166,7 @@ def _mark(starts, dtype):
 
 def _relate(q, k, log_decay, documents):
     n_rows, n_tokens, n_heads, d_key = q.shape
-    n_chunks, width, chunk = documents.numbers.shape[1], _block(d_key, WIDEST_KEY), CHUNK_TOKENS
+    n_chunks, width, chunk = documents.numbers.shape[1], _padded_key(d_key), CHUNK_TOKENS
     tiles = (n_rows, n_heads, n_chunks)
     related = Related(
         scores=q.new_empty(*tiles, chunk, chunk),
@@ -236,6 +239,10 @@ def _in_whole_tokens(x):
 def _block(width, most):
     """Give the power of two that holds a width, from 16, the least of a product, to `most`."""
     return max(16, min(triton.next_power_of_2(width), most))
+
+
+def _padded_key(d_key):
+    return _block(max(d_key, LEAST_KEY), WIDEST_KEY)
 
 
 def _walked_values(d_value, width):

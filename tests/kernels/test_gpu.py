@@ -63,6 +63,17 @@ def test_gla_adapter_equals_the_reference(backend, n_tokens, with_state):
     assert_same(actual, inputs + extra, expected, truths + extra)
 
 
+@pytest.mark.parametrize("widths", [(8, 16), (16, 32), (32, 64), (128, 256)])
+def test_gla_of_any_width_equals_the_reference(widths):
+    shapes = [(2, 256, 2, width) for width in (widths[0], *widths)]
+    truths, inputs = pair(*(draw(*shape, seed=i) for i, shape in enumerate(shapes)))
+    decay = (F.logsigmoid(draw(2, 256, 2, widths[0], seed=3)) / 4).requires_grad_()
+    starts = draw_starts(2, 256, chance=0.01).cuda()
+    expected = gla_chunked(*truths, decay, starts)
+    actual = kernels.select("gla", "triton")(*inputs, decay, starts)
+    assert_same(actual, [*inputs, decay], expected, [*truths, decay])
+
+
 @pytest.mark.parametrize("backend", adapters("gla"))
 @pytest.mark.parametrize("strength", [-5.0, -50.0])
 def test_gla_adapter_stays_finite_at_strong_decay(backend, strength):

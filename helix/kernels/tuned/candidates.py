@@ -36,7 +36,7 @@ CANDIDATES: dict[str, dict[str, list[Any]]] = {
             (4, 3, 0, 32, None),
             (8, 2, 0, 64, None),
         ),
-        # never blocks of 32 keys: measured on an H200, wrong and different from run to run
+        # never blocks of 32 keys: wrong on an H200, for the reason told at triton_gla.LEAST_KEY
         "DIFFERENTIATE": _rows(
             _LAUNCH,
             (4, 3, 64, 64, None),
