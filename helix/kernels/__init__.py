@@ -162,15 +162,16 @@ def select(name: str, backend: str) -> Callable:
 
 @functools.cache
 def choose(name: str, backend: str) -> tuple[str, Callable]:
-    """Find the backend that runs here, and its function; see `select`."""
-    rows = candidates(name)
-    usable = [row for row in rows if row.available and backend in ("auto", row.backend)]
-    if not usable:
-        known = "; ".join(f"{row.backend}: {row.reason}" for row in rows)
-        raise ValueError(f"{name}.backend={backend}: not available here; auto or one of {known}")
-    chosen = usable[0].backend
-    logger.info("kernel %s: backend %s", name, chosen)
-    return chosen, _load(BACKENDS[name][chosen])
+    """Find the backend that runs here, and its function; see `select`.
+
+    What comes after it is not even imported: a library of kernels takes seconds.
+    """
+    for chosen, target in BACKENDS[name].items():
+        if backend in ("auto", chosen) and not _refusal(target):
+            logger.info("kernel %s: backend %s", name, chosen)
+            return chosen, _load(target)
+    known = "; ".join(f"{row.backend}: {row.reason}" for row in candidates(name))
+    raise ValueError(f"{name}.backend={backend}: not available here; auto or one of {known}")
 
 
 def _refusal(target: str) -> str:

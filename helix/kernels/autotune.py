@@ -14,8 +14,8 @@ KEPT = 3  # not one: a configuration may ask for more shared memory than the GPU
 
 def shorten(package: str) -> None:
     """Keep the first configurations of each autotuned kernel in a package's loaded modules."""
-    modules = [module for name, module in sys.modules.items() if name.split(".")[0] == package]
-    for module in modules:
+    loaded = sys.modules.copy()  # another thread may be importing
+    for module in (module for name, module in loaded.items() if name.split(".")[0] == package):
         for kernel in list(vars(module).values()):
             tuner = find_autotuner(kernel)
             if tuner is not None:

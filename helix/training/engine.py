@@ -58,6 +58,7 @@ OWNED_BY_RUN = {
 OF_THE_FILE = (
     "zero_optimization",
     "zero_force_ds_cpu_optimizer",
+    "communication_data_type",
     "aio",
     "comms_logger",
     "flops_profiler",
@@ -170,7 +171,7 @@ def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
     """Give DeepSpeed's whole configuration, with each default that it would change unasked set.
 
     Raises:
-        ConfigError: See read_ds_config; and bf16 at stage 0.
+        ConfigError: See read_ds_config; and bf16 at stage 0, or sent where weights are fp32.
     """
     training = config.training
     settings = read_ds_config(training.deepspeed)
@@ -186,6 +187,13 @@ def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
             f"model.fp8={config.model.fp8} with training.deepspeed={training.deepspeed} (stage 3): "
             "weights are gathered for the products of 16 bits alone; use zero2, or model.fp8=head"
         )
+    sent_as = settings.get("communication_data_type", "fp32")
+    if sent_as not in (("fp32", "bf16") if is_bf16 else ("fp32",)):
+        raise ConfigError(
+            f"training.deepspeed={training.deepspeed}: communication_data_type={sent_as}: "
+            f"gradients of training.precision={training.precision} are sent as fp32"
+            f"{' or bf16' if is_bf16 else ''}"
+        )
     n_accumulations = training.n_accumulations(world_size)
     return {
         **settings,
@@ -198,7 +206,7 @@ def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "fp16": {"enabled": False},
         "torch_autocast": {"enabled": False},
         "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": "fp32",
+        "communication_data_type": sent_as,
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
         "steps_per_print": 2**31,

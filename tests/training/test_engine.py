@@ -53,6 +53,19 @@ def test_number_that_lives_in_the_run_is_refused_in_the_file(tiny_run, tmp_path,
         compose_ds_config(config, 1)
 
 
+def test_gradients_are_sent_in_fp32_unless_the_file_says_bf16_of_a_bf16_run(tiny_run, tmp_path):
+    file = tmp_path / "own.json"
+    file.write_text(
+        json.dumps({"zero_optimization": {"stage": 2}, "communication_data_type": "bf16"})
+    )
+    config = with_words(tiny_run("training.precision=bf16"), deepspeed=str(file))
+    assert compose_ds_config(config, 1)["communication_data_type"] == "bf16"
+    shipped = with_words(config, deepspeed="zero2")
+    assert compose_ds_config(shipped, 1)["communication_data_type"] == "fp32"
+    with pytest.raises(ConfigError, match=r"own.json: communication_data_type=bf16: .*fp32$"):
+        compose_ds_config(with_words(config, precision="fp32"), 1)
+
+
 def test_key_that_deepspeed_would_pass_over_is_refused(tiny_run, tmp_path):
     file = tmp_path / "own.json"
     file.write_text(json.dumps({"zero_optimisation": {"stage": 3}}))
