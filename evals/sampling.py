@@ -8,8 +8,8 @@ import torch
 from evals.examinee import Examinee
 from evals.ranks import spread
 from helix import distributed
+from helix.decoding import Decoder
 from helix.generate import GenerateConfig, draw_tokens, read_on
-from helix.models.base import ModelState
 from helix.scoring import PIECE_TOKENS
 from helix.tokenizer import Tokenizer
 
@@ -121,11 +121,10 @@ def continue_batch(examinee: Examinee, rows: Sequence[Continuation]) -> None:
     row: of its prompt while that lasts, then what was drawn.
     """
     n_read = min(len(row.prompt) for row in rows)
-    tokens = torch.tensor([list(row.prompt[:n_read]) for row in rows])
-    state: ModelState | None = None
-    while not all(row.is_done for row in rows):
-        given = tokens.to(examinee.device)
-        logits, state = read_on(examinee.model, given, state, piece_tokens=PIECE_TOKENS)
+    tokens = torch.tensor([list(row.prompt[:n_read]) for row in rows], device=examinee.device)
+    logits, state = read_on(examinee.model, tokens, piece_tokens=PIECE_TOKENS)
+    decoder = Decoder(examinee.model, state)
+    while True:
         following = [row.token_at(n_read) for row in rows]
         open_rows = [number for number, row in enumerate(rows) if row.is_drawn(n_read)]
         generators = [rows[number].generator for number in open_rows]
@@ -133,5 +132,7 @@ def continue_batch(examinee: Examinee, rows: Sequence[Continuation]) -> None:
         for number, token in zip(open_rows, drawn, strict=True):
             rows[number].note(token)
             following[number] = token
-        tokens = torch.tensor(following)[:, None]
+        if all(row.is_done for row in rows):
+            return
+        logits = decoder.read(torch.tensor(following, device=examinee.device)[:, None])
         n_read += 1

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from helix.config import RunConfig, read_saved
+from helix.decoding import Decoder
 from helix.distributed import local_device
 from helix.models import build_on_meta
 from helix.models.base import LanguageModel, ModelState
@@ -96,12 +97,13 @@ def sample_ids(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(options.seed)
     logits, state = read_on(model, torch.tensor([prompt_ids], device=device))
+    decoder = Decoder(model, state)
     for _ in range(options.n_tokens):
         (token,) = draw_tokens(logits, options, [generator])
         if token == eos_id:
             return
         yield token
-        logits, state = model.predict(torch.tensor([[token]], device=device), state)
+        logits = decoder.read(torch.tensor([[token]], device=device))
 
 
 @torch.no_grad()

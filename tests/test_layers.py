@@ -17,7 +17,7 @@ FLOORS = [
     ["helix.mixers"],
     ["helix.models"],
     ["helix.data"],
-    ["helix.scoring"],
+    ["helix.scoring", "helix.decoding"],
     ["helix.training.schedule", "helix.training.optimizer"],
     ["helix.config"],
     ["helix.presets"],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from evals.throughput.bench import Bench, Case, Row, Section
+from helix.decoding import Decoder
 from helix.models.base import LanguageModel, ModelState
 
 GPU_CONTEXTS = [1024, 32_768, 131_072]
@@ -34,11 +35,10 @@ class Reader:
             logits, state = self.model.predict(piece, state)
         return logits, state
 
-    def write(self, logits: Tensor, state: ModelState) -> None:
-        """Write some tokens, each the likeliest."""
+    def write(self, decoder: Decoder, logits: Tensor) -> None:
+        """Go on by some tokens, each the likeliest."""
         for _ in range(N_DECODED):
-            token = logits.argmax(dim=-1, keepdim=True)
-            logits, state = self.model.predict(token, state)
+            logits = decoder.read(logits.argmax(dim=-1, keepdim=True))
 
 
 def decode_cases(bench: Bench) -> Iterator[Case]:
@@ -55,7 +55,8 @@ def decode_row(bench: Bench, model: LanguageModel, n_context: int) -> Row:
     reader = Reader(model, prompt, bench.options.prefill_tokens)
     read = bench.timing(reader.read)
     logits, state = reader.read()
-    write = bench.timing(partial(reader.write, logits, state))
+    decoder = Decoder(model, state)
+    write = bench.timing(partial(reader.write, decoder, logits))
     return {
         "pieces": -(-n_context // (reader.n_at_once or n_context)),
         "prefill_tokens_per_s": 1e3 * n_context / read.ms,

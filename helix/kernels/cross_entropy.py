@@ -77,7 +77,7 @@ def token_scores(
     with torch.no_grad():
         for rows in (targets != ignored).nonzero()[:, 0].split(n_rows):
             t = targets[rows]
-            logits = _product(hidden[rows], weight.T)
+            logits = product_in_float32(hidden[rows], weight.T)
             nats[rows] = F.cross_entropy(logits, t, reduction="none")
             ranks[rows] = count_likelier(logits, t)
     return nats, ranks
@@ -106,7 +106,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(first, first + chunk_rows)
             h, is_target = hidden[rows], (targets[rows] != ignored).to(dtype)[:, None]
             t = targets[rows, None].clamp(min=0)
-            logits = _product(h, weight.T)
+            logits = product_in_float32(h, weight.T)
             top, chosen = logits.amax(-1, keepdim=True), logits.gather(1, t)
             weights = logits.sub_(top).exp_()
             total = weights.sum(-1, keepdim=True)
@@ -115,9 +115,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             d_logits = weights.mul_(is_target / total).scatter_add_(1, t, -is_target)
             if d_hidden is not None:
-                d_hidden[rows] = _product(d_logits.to(weight.dtype), weight)
+                d_hidden[rows] = product_in_float32(d_logits.to(weight.dtype), weight)
             if d_weight is not None:
-                d_weight += _product(d_logits.to(weight.dtype).T, h)
+                d_weight += product_in_float32(d_logits.to(weight.dtype).T, h)
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.dtypes = hidden.dtype, weight.dtype
         return loss
@@ -132,8 +132,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *gradients, None, None, None, None
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Multiply with the result in float32, on tensor cores where the operands are 16 bits wide."""
+def product_in_float32(a: Float[Tensor, "N K"], b: Float[Tensor, "K M"]) -> Float[Tensor, "N M"]:
+    """Multiply with the result in float32, on tensor cores where the operands are 16 bits wide.
+
+    The result is float64 where `a` is.
+    """
     dtype = scan_dtype(a)
     if a.is_cuda and a.dtype == b.dtype != dtype:
         return torch.mm(a, b, out_dtype=dtype)

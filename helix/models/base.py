@@ -4,6 +4,7 @@ Dims: B rows, T tokens, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -16,13 +17,18 @@ from helix.mixers.base import State
 ModelState = tuple[State, ...]  # one state a layer
 
 
-def take_rows(state: ModelState, rows: Int64[Tensor, " N"]) -> ModelState:
-    """Take rows of a state, one as often as it is named: branches that go on from one beginning."""
-    taken: list[State] = []
+def map_state(change: Callable[[Tensor], Tensor], state: ModelState) -> ModelState:
+    """Change each tensor of a state."""
+    changed: list[State] = []
     for layer in state:
         make = getattr(layer, "_make", tuple)  # a NamedTuple stays one
-        taken.append(make(tensor.index_select(0, rows) for tensor in layer))
-    return tuple(taken)
+        changed.append(make(map(change, layer)))
+    return tuple(changed)
+
+
+def take_rows(state: ModelState, rows: Int64[Tensor, " N"]) -> ModelState:
+    """Take rows of a state, one as often as it is named: branches that go on from one beginning."""
+    return map_state(lambda tensor: tensor.index_select(0, rows), state)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from helix import kernels
 from helix.batch import IGNORED
 from helix.kernels.chunks import scan_dtype
-from helix.kernels.cross_entropy import token_scores
+from helix.kernels.cross_entropy import product_in_float32, token_scores
 from helix.models.base import TokenScores
 
 
@@ -48,8 +48,7 @@ class TiedHead(nn.Module):
             A float32 scalar, float32 logits of shape (B, V), or scores.
         """
         if targets is None:
-            dtype = scan_dtype(hidden)
-            return hidden[:, -1].to(dtype) @ self.weight.to(dtype).T
+            return product_in_float32(hidden[:, -1], self.weight.T)
         if by_token:
             return self.score(hidden, targets)
         in_training = self.cross_entropy_fp8 or self.cross_entropy
