@@ -20,6 +20,7 @@ if not torch.cuda.is_available():
 compiled_attention = torch.compile(flex_attention, dynamic=False)
 compiled_mask = torch.compile(create_block_mask, dynamic=False)
 SHORT_TOKENS = 128  # one block of FlexAttention; shorter or continued rows take the dense forms
+LEAST_WIDTH = 16  # of a head that it takes; narrower ones take the dense forms, too
 
 
 def sparse(
@@ -34,7 +35,7 @@ def sparse(
 ) -> tuple[Float[Tensor, "B T H D"], blocked.SparseMemory]:
     """Compute sparse.sparse_reference from the first token on; continuations go to our own form."""
     limits = {"window_tokens": window_tokens, "n_global": n_global}
-    if memory is not None or q.shape[1] < SHORT_TOKENS:
+    if memory is not None or not fits(q):
         return blocked.sparse_blocked(q, k, v, positions, memory, **limits)
     origins = dense.document_origins(positions)
 
@@ -58,12 +59,17 @@ def attention(
     memory: dense.AttentionMemory | None = None,
 ) -> tuple[Float[Tensor, "B T H D"], dense.AttentionMemory]:
     """Compute attention.attention_reference from the first token on; see `sparse`."""
-    if memory is not None or q.shape[1] < SHORT_TOKENS:
+    if memory is not None or not fits(q):
         return dense.attention(q, k, v, positions, memory)
     origins = dense.document_origins(positions)
 
     mask = make_mask(lambda b, h, i, j: (origins[b, i] == origins[b, j]) & (i >= j), q)
     return attend(q, k, v, mask), dense.AttentionMemory(k, v, positions[:, -1])
+
+
+def fits(q: Float[Tensor, "B T H D"]) -> bool:
+    """Tell whether FlexAttention takes rows and heads of these sizes."""
+    return q.shape[1] >= SHORT_TOKENS and q.shape[3] >= LEAST_WIDTH
 
 
 def attend(

@@ -4,10 +4,11 @@ State under ZeRO, in bytes a parameter, with N GPUs (Rajbhandari et al. 2019, ar
 section 3, and DeepSpeed's fp32 accumulation of bf16 gradients):
 
     working weights   2 (bf16) or 4 (fp32)        / N at stage 3
-    gradients         2 + 4 (fp32 accumulation)   / N at stages 2 and 3
+    gradients         4 (sums in fp32)            / N at stages 2 and 3
     optimizer         4 (fp32 weights) + 8        / N at stages 1, 2 and 3
 
-Within 10% of what was measured on one H200 (evals/results/hybrid_0_9b_h200.json), which
+Gradients in bf16 come while activations go, so they count only where those are less; stage 2 sends
+them away in buckets. Within 10% of what was measured on one H200 and on two (evals/results), which
 tests/test_plan.py holds.
 """
 
@@ -26,17 +27,20 @@ def memory_gib_by_part(
 
     Returns:
         Bytes of weights, gradients, optimizer, activations and mixer_states, and of what is held
-        for a moment only: the logits, or a block that is recomputed, whichever is more.
+        for a moment only: the logits, a block that is recomputed, or narrow gradients beyond the
+        activations that made room for them, whichever is more.
     """
     n_parameters = sum(model.parameters_by_part().values())
     n_tokens = rows * n_context
     activations, block = activation_bytes(model, n_tokens, precision)
     states, block_states = mixer_state_bytes(model, n_tokens, n_context)
+    narrow = narrow_gradient_bytes(n_parameters, precision, n_gpus=n_gpus, zero_stage=zero_stage)
+    moments = (logit_bytes(model), block + block_states, narrow - activations - states)
     return {
         **state_gib(n_parameters, precision, n_gpus=n_gpus, zero_stage=zero_stage),
         "activations": activations / GIB,
         "mixer_states": states / GIB,
-        "for_a_moment": max(logit_bytes(model), block + block_states) / GIB,
+        "for_a_moment": max(moments) / GIB,
     }
 
 
@@ -47,13 +51,22 @@ def state_gib(
     is_bf16 = precision == "bf16"
     per_parameter = {
         "weights": (2 if is_bf16 else 4, 3),
-        "gradients": (6 if is_bf16 else 4, 2),
+        "gradients": (4, 2),
         "optimizer": (12 if is_bf16 or zero_stage else 8, 1),
     }
     return {
         part: n_bytes * n_parameters / (n_gpus if zero_stage >= stage else 1) / GIB
         for part, (n_bytes, stage) in per_parameter.items()
     }
+
+
+def narrow_gradient_bytes(
+    n_parameters: int, precision: str, *, n_gpus: int, zero_stage: int
+) -> int:
+    """Size the gradients in bf16 at the end of a backward pass, before they are in their sums."""
+    if precision != "bf16" or zero_stage == 2:
+        return 0
+    return 2 * n_parameters // (n_gpus if zero_stage == 3 else 1)
 
 
 def activation_bytes(model: HybridConfig, n_tokens: int, precision: str) -> tuple[int, int]:

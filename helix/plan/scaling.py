@@ -10,8 +10,8 @@ arXiv:1910.02054, section 7):
     stage 3   (4 + 2 w) P A             and weights gathered for each forward and backward
 
 They pass at the bus bandwidth of NCCL's rings, within a node or between nodes, whichever is less;
-each collective call also takes N - 1 hops. What DeepSpeed does beside that is taken as a share of
-the computing, found on two GPUs (MACHINERY); nothing beyond two has been measured.
+each collective call also takes N - 1 hops. What DeepSpeed does beside that is taken as so much time
+a block and micro-batch, found on two GPUs (MACHINERY_S); nothing beyond two has been measured.
 """
 
 import math
@@ -20,11 +20,10 @@ from dataclasses import dataclass
 
 from helix.models.hybrid import HybridConfig
 
-# Time beside computing and sending, over computing: two H100, 0.9B, DeepSpeed 0.19.8; what was left
-# of 518, 547 and 651 ms a step against 510 on one GPU when 9, 9 and 12 ms of sending are taken off.
-# Stage 3 gathered matrix by matrix then. Now blocks are gathered whole (ds_configs/zero3.json):
-# two thirds of its cost over stage 2 go away on a CPU; it was not measured on a GPU.
-MACHINERY = {0: 0.0, 1: 0.0, 2: 0.055, 3: 0.25}
+# Seconds a block beside computing and sending: two H200, 0.9B in 28 blocks, DeepSpeed 0.19.8; what
+# was left of 370, 410 and 437 ms a step against 359 on one GPU when 9, 9 and 12 ms of sending are
+# taken off (evals/results/hybrid_two_h200.json).
+MACHINERY_S = {0: 0.0, 1: 0.0, 2: 1.5e-3, 3: 2.3e-3}
 BUCKET_ELEMENTS = 200_000_000  # as in ds_configs
 GRADIENT_BYTES = 4
 
@@ -112,7 +111,8 @@ class StepTimes:
         n_accumulations = rows_a_step // (n_gpus * micro_batch_rows)
         n_tokens = rows_a_step * self.n_context
         computing_s = n_tokens / n_gpus / self.tokens_per_s
-        machinery_s = MACHINERY[zero_stage] * computing_s if n_gpus > 1 else 0.0
+        of_each_s = MACHINERY_S[zero_stage] * len(self.model.kinds()) if n_gpus > 1 else 0.0
+        machinery_s = n_accumulations * of_each_s
         n_bytes, n_calls = sent(self.model, zero_stage, self.weight_bytes, n_accumulations)
         # stages 0 and 1 send when all is computed
         hidden = self.links.overlap if zero_stage >= 2 else 0.0

@@ -10,7 +10,7 @@ from rich.table import Table
 from helix.config import RunConfig
 from helix.plan import Plan, PlanConfig, plan
 from helix.plan.fitting import USABLE
-from helix.plan.scaling import MACHINERY
+from helix.plan.scaling import MACHINERY_S
 
 
 def print_plan(config: RunConfig, options: PlanConfig) -> None:
@@ -108,7 +108,7 @@ def print_scaling(console: Console, result: Plan, options: PlanConfig) -> None:
         f"{options.node_gb_per_s:g} GB/s a GPU within a node of {options.gpus_per_node}, "
         f"{options.network_gb_per_s:g} GB/s of network a node, {options.latency_us:g} us a hop, "
         f"{options.overlap:.0%} of the sending hidden, and at ZeRO-{result.zero_stage} "
-        f"{MACHINERY[result.zero_stage]:.1%} of the computing for what DeepSpeed does beside it, "
-        "which was found on two H100. Nothing beyond two GPUs has been measured.",
+        f"{1e3 * MACHINERY_S[result.zero_stage]:g} ms a block and micro-batch for what DeepSpeed "
+        "does beside it, which was found on two H200. Nothing beyond two GPUs has been measured.",
         soft_wrap=True,
     )
