@@ -52,7 +52,8 @@ class Recording:
         self.tokens = tokens.clone()
         self.state = map_state(torch.clone, state)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # other threads, NCCL's among them, may ask for the state of their own work meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.logits, after = model.predict(self.tokens, self.state)
             for place, value in zip(chain(*self.state), chain(*after), strict=True):
                 place.copy_(value)

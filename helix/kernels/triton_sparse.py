@@ -28,6 +28,7 @@ if torch.cuda.is_available() and torch.cuda.get_device_capability()[0] != 9:
 
 SHORT_TOKENS = 128  # shorter or continued rows, and odd widths, take the PyTorch form
 WIDEST = 256  # of the heads whose sums fit in registers
+LEAST_FLOAT32 = 128  # of the heads that have run in float32 on a GPU: see triton_ssd.LEAST_FLOAT32
 CHUNK_TOKENS = 1024  # queries whose share in far first tokens is one sum; a multiple of all blocks
 LOG2_E = 1.4426950408889634
 
@@ -210,8 +211,10 @@ def sparse(
 ) -> tuple[Float[Tensor, "B T H D"], blocked.SparseMemory]:
     """Compute sparse.sparse_reference from the first token on; continuations go to our own form."""
     limits = {"window_tokens": window_tokens, "n_global": n_global}
-    is_odd = q.shape[3] % 16 != 0 or q.shape[3] > WIDEST
-    if memory is not None or q.shape[1] < SHORT_TOKENS or is_odd:
+    width = q.shape[3]
+    is_untried = q.is_cuda and q.dtype == torch.float32 and width < LEAST_FLOAT32
+    fits = q.shape[1] >= SHORT_TOKENS and width % 16 == 0 and width <= WIDEST
+    if memory is not None or is_untried or not fits:
         return blocked.sparse_blocked(q, k, v, positions, memory, **limits)
     origins = document_origins(positions).int()
     y = _Sparse.apply(q, k, v, origins, window_tokens, n_global)

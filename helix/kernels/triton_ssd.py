@@ -22,6 +22,9 @@ require_cuda()
 
 SHORT_TOKENS = 64  # shorter rows take the PyTorch form
 WIDEST_STATE_BYTES = 512  # of a row of b or c: wider ones overflow shared memory
+# In float32 on a GPU nothing narrower has run whole: a model with narrower heads broke off with an
+# illegal memory access, in these kernels or in those of sparse attention. So PyTorch's form is run.
+LEAST_FLOAT32 = {"P": 64, "N": 128}
 CHUNK_TOKENS = 128
 BLOCK_HEADS = 8  # of the sums of decays
 HEADED_PROGRAMS = 512  # a launch whose programs take some heads each has at least so many
@@ -245,7 +248,11 @@ def ssd(
     chunk_tokens: int = 64,
 ) -> tuple[Float[Tensor, "B T H P"], Float[Tensor, "B H P N"]]:
     """Compute ssd.ssd_reference on the GPU; `chunk_tokens` is that of short inputs alone."""
-    if x.shape[1] < SHORT_TOKENS or b.shape[-1] * b.element_size() > WIDEST_STATE_BYTES:
+    p, n = x.shape[-1], b.shape[-1]
+    is_proven = p >= LEAST_FLOAT32["P"] and n >= LEAST_FLOAT32["N"]
+    is_untried = x.is_cuda and x.dtype == torch.float32 and not is_proven
+    is_wide = n * b.element_size() > WIDEST_STATE_BYTES
+    if x.shape[1] < SHORT_TOKENS or is_wide or is_untried:
         return ssd_chunked(x, dt, a, b, c, skip, starts, state, chunk_tokens=chunk_tokens)
     x, b, c = (z if z.stride(-1) == 1 else z.contiguous() for z in (x, b, c))
     dt, a, skip, starts = dt.float().contiguous(), a.float(), skip.float(), starts.contiguous()
