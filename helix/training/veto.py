@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helix.training.bf16 import shorten_steps
+from helix.training.bf16 import norm_over_ranks, shorten_steps
 
 Accept = Callable[[float], bool]  # the norm of the gradient over all ranks, before clipping
 
@@ -45,6 +45,8 @@ class Veto:
         elif stage:
             self.norm_of_all = optimizer.scaled_global_norm
             optimizer.scaled_global_norm = self._judge_all
+            self.finds_overflow = optimizer.has_overflow
+            optimizer.has_overflow = self._finds_overflow
 
     def allows(self, norm: float) -> bool:
         """Ask, and remember the norm."""
@@ -60,10 +62,26 @@ class Veto:
                 self.optimizer.all_grad_tensors[group] = None
 
     def _judge_all(self) -> Tensor:  # stages 1 and 2
-        norm = self.norm_of_all()
+        own = self._flat_gradients()
+        norm = torch.tensor(norm_over_ranks(own)) if own else self.norm_of_all()
         return norm if self.allows(float(norm)) else torch.full_like(norm, math.inf)
 
+    def _finds_overflow(self, partition_gradients: bool = True) -> bool:
+        # The norm tells as much of flat gradients, in one pass instead of several a parameter.
+        return not self._flat_gradients() and self.finds_overflow(partition_gradients)
+
+    def _flat_gradients(self) -> list[Tensor]:
+        """Give this rank's gradients in one tensor a group, where DeepSpeed sums them so."""
+        groups = self.optimizer.averaged_gradients.values()
+        flat = [getattr(group, "flat_partition", None) for group in groups]
+        found = [partition for partition in flat if partition is not None]
+        is_whole = len(found) == len(self.optimizer.bit16_groups)
+        return found if is_whole and not self.optimizer.cpu_offload else []
+
     def _judge_groups(self) -> list[Tensor]:  # stage 3 combines them itself
+        if not self.optimizer.offload_optimizer:  # all gradients of this rank lie in one buffer
+            norm = norm_over_ranks([self.optimizer.grad_partitions_flat_buffer])
+            return [torch.tensor(norm if self.allows(norm) else math.inf)]
         norms = [torch.as_tensor(norm) for norm in self.norms_of_groups()]
         whole = torch.stack([norm.float() for norm in norms])
         is_finite = bool((torch.isfinite(whole) & (whole >= 0)).all())  # -1 stands for not finite
