@@ -92,21 +92,7 @@ def trainer_of(run: RunConfig, model: LanguageModel, loader: Loader) -> Iterator
         yield trainer
     finally:
         trainer.loader.close()
-        release(trainer.engine)
-
-
-def release(engine: Engine) -> None:
-    """Let go of an engine's tensors: DeepSpeed's hooks keep its optimizer and weights alive."""
-    inner = engine.engine
-    inner.destroy()
-    adamw = getattr(inner.optimizer, "optimizer", inner.optimizer)  # at stage 0 it is AdamW itself
-    adamw.state.clear()
-    adamw.param_groups.clear()
-    for parameter in engine.parameters.values():
-        vars(parameter).clear()
-        parameter.grad = None
-        parameter.data = parameter.data.new_empty(0)
-    vars(inner.optimizer).clear()
+        trainer.engine.release()
 
 
 def take_step(trainer: Trainer) -> float:

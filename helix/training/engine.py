@@ -463,6 +463,18 @@ class Engine:
             self.engine.optimizer._hp_optimizer_states_linked = False
             self.engine.optimizer._lazy_init_hp_params_optimizer_state()
 
+    def release(self) -> None:
+        """Let go of all tensors: DeepSpeed's hooks keep its optimizer and the weights alive."""
+        self.engine.destroy()
+        inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
+        inner.state.clear()
+        inner.param_groups.clear()
+        for parameter in self.parameters.values():
+            vars(parameter).clear()
+            parameter.grad = None
+            parameter.data = parameter.data.new_empty(0)
+        vars(self.engine.optimizer).clear()
+
     def _partitions(self) -> list[Tensor]:
         for name in PARTITIONS:
             if hasattr(self.engine.optimizer, name):

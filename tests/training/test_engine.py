@@ -181,6 +181,7 @@ def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
             rows = batch.rows(start, start + config.training.micro_batch_rows)
             engine.accumulate(rows.to(engine.device), n_targets=batch.n_targets)
         taken.append(engine.apply(1e-3))
+    engine.release()
     return taken
 
 
