@@ -136,7 +136,8 @@ def _note(record: Record) -> str:
     if "checkpoint/write_s" in record:
         return (
             f"saved {record['checkpoint/gib']:.2f} GiB in {record['checkpoint/write_s']:.1f} s; "
-            f"training stood still for {record['checkpoint/stall_ms']:.0f} ms"
+            f"training stood still for {record['checkpoint/stall_ms']:.0f} ms, "
+            f"{record['checkpoint/wait_ms']:.0f} of them until all was written"
         )
     named = {k: v for k, v in record.items() if k.endswith("bits_per_byte")}
     return "held-out bits/byte: " + ", ".join(

@@ -159,6 +159,13 @@ def test_stall_is_the_snapshot_where_it_is_asynchronous_and_all_of_it_where_not(
     assert is_short == is_asynchronous
 
 
+def test_a_save_that_comes_too_soon_tells_what_it_waited(trainer, saver, monkeypatch):
+    hash_slowly(monkeypatch, 0.2)
+    saver.start(trainer.engine, trainer.progress)
+    (cost,) = saver.finish()
+    assert 0.2 * 4 <= cost.wait_ms / 1e3 <= cost.stall_ms / 1e3  # header and body of two files
+
+
 def test_polls_alone_make_a_checkpoint_whole(trainer, saver):
     path = saver.start(trainer.engine, trainer.progress)
     costs, started = [], time.perf_counter()
@@ -302,7 +309,7 @@ def test_run_ends_with_a_whole_checkpoint_and_no_thread(tiny_run, gate, is_async
     for record in records:
         assert set(record) == {
             *("step", "attempt", "tokens"),
-            *("checkpoint/stall_ms", "checkpoint/write_s", "checkpoint/gib"),
+            *("checkpoint/stall_ms", "checkpoint/wait_ms", "checkpoint/write_s", "checkpoint/gib"),
         }
 
 

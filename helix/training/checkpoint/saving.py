@@ -60,12 +60,14 @@ class Cost:
 
     Attributes:
         stall_ms: How long this rank's training stood still for it.
+        wait_ms: Of that, until it was whole, as the next one or the end of the run came before.
         write_s: From the question to a whole checkpoint, less the steps that were waited for.
         gib: Of all its files.
     """
 
     step: int
     stall_ms: float
+    wait_ms: float
     write_s: float
     gib: float
 
@@ -73,6 +75,7 @@ class Cost:
         """Name the figures for the metrics."""
         return {
             "checkpoint/stall_ms": self.stall_ms,
+            "checkpoint/wait_ms": self.wait_ms,
             "checkpoint/write_s": self.write_s,
             "checkpoint/gib": self.gib,
         }
@@ -102,6 +105,7 @@ class UnderWay:
     job: "Future[Share]"
     is_sealing: bool = False
     stall_s: float = 0.0
+    wait_s: float = 0.0
     write_s: float = 0.0
     n_bytes: int = 0
 
@@ -196,7 +200,9 @@ class Saver:
         while self.under_way is not None:
             started = time.perf_counter()
             wait([self.under_way.job])
-            self.under_way.stall_s += time.perf_counter() - started
+            waited_s = time.perf_counter() - started
+            self.under_way.stall_s += waited_s
+            self.under_way.wait_s += waited_s
             self._advance(self.under_way)
 
     def close(self) -> None:
@@ -281,6 +287,7 @@ class Saver:
             Cost(
                 step=saving.state.progress.step,
                 stall_ms=stall_s * 1e3,
+                wait_ms=saving.wait_s * 1e3,
                 write_s=seconds,
                 gib=saving.n_bytes / 2**30,
             )
