@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from helix import distributed
 from helix.batch import Batch
 from helix.config import ConfigError, RunConfig
 from helix.mixers import MIXERS
@@ -196,3 +197,45 @@ def test_an_engine_is_the_same_whether_its_model_was_ever_whole(
     whole, shared = (two_ranks.run(digest_shares, config, is_whole) for is_whole in (True, False))
     assert whole == shared
     assert whole[0].keys() != whole[1].keys()
+
+
+# Sizes that two ranks do not share evenly: what fills their partitions up must not count.
+ODD = (
+    "model.n_vocab=259",
+    "model.d_model=33",
+    "model.d_ffn=47",
+    "model.mamba2={d_state: 7, d_head: 11, chunk_tokens: 16, expand: 1}",
+    "model.gla={n_heads: 1, key_ratio: 1.0, decay_rank: 3, chunk_tokens: 16}",
+    "model.sparse={n_heads: 1, d_head: 6, window_tokens: 16, n_global: 2}",
+)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_all_stages_judge_one_norm_of_gradients(tiny_run, two_ranks, precision):
+    norms = {}
+    for name in ("zero1", "zero2", "zero3"):
+        config = tiny_run(*ODD, f"training.deepspeed={name}", f"training.precision={precision}")
+        ours, theirs = two_ranks.run(norms_of_ranks, with_words(config, micro_batch_rows=1))
+        assert ours == theirs
+        norms[name] = ours
+    bound = {"fp32": 1e-5, "bf16": 5e-3}[precision]
+    assert norms["zero2"] == pytest.approx(norms["zero1"], rel=bound)
+    assert norms["zero3"] == pytest.approx(norms["zero1"], rel=bound)
+
+
+def norms_of_ranks(config: RunConfig) -> list[float]:
+    """Take steps of two micro-batches a rank, and give the norms that were judged."""
+    join_ranks()
+    engine = Engine.build(config)
+    generator = torch.Generator().manual_seed(0)
+    first, norms = 2 * distributed.rank(), []
+    for _ in range(3):
+        ids = torch.randint(259, (4, config.data.n_context + 1), generator=generator)
+        documents = torch.zeros(4, config.data.n_context, dtype=torch.int64)
+        batch = Batch(tokens=ids[:, :-1], targets=ids[:, 1:], document_ids=documents)
+        for row in (first, first + 1):
+            engine.accumulate(batch.rows(row, row + 1), n_targets=batch.n_targets)
+        norms.append(engine.apply(1e-3).gradient_norm)
+    engine.release()
+    return norms
