@@ -118,8 +118,8 @@ def run_sparse(d_head: int) -> None:
 def check_machine_code() -> None:
     compiled = compile_only()
     jobs = [(run_gla, (d_key, d_value)) for d_key in (8, 128, 256) for d_value in (16, 64, 256)]
-    jobs += [(run_ssd, (64, n, torch.bfloat16)) for n in (16, 32, 128)]
-    jobs += [(run_ssd, (64, 128, torch.float32))]
+    dtypes = (torch.bfloat16, torch.float32)
+    jobs += [(run_ssd, (64, n, dtype)) for dtype in dtypes for n in (128, 32, 16)]
     jobs += [(run_sparse, (width,)) for width in (16, 64, 128)]
     for run, sizes in jobs:
         run(*sizes)
