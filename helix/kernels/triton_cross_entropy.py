@@ -118,8 +118,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, chunk_rows, ignored, with_gradients):
         d_hidden = torch.empty_like(hidden) if with_gradients else None
-        make_total = torch.empty_like if len(hidden) else torch.zeros_like
-        d_weight = make_total(weight, dtype=torch.float32) if with_gradients else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if with_gradients else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for first in range(0, hidden.shape[0], chunk_rows):
             rows = slice(first, first + chunk_rows)
@@ -127,7 +126,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss += softmax_gradient_(logits, targets[rows], ignored=ignored).sum()
             if d_hidden is not None and d_weight is not None:
                 torch.mm(logits, weight, out=d_hidden[rows])
-                _sum_product(d_weight, logits.T, hidden[rows], is_first=first == 0)
+                _add_product(d_weight, logits.T, hidden[rows])
         ctx.save_for_backward(d_hidden, d_weight)
         ctx.dtype = weight.dtype
         return loss
@@ -140,14 +139,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *d_inputs, None, None, None, None
 
 
-def _sum_product(total: Tensor, a: Tensor, b: Tensor, *, is_first: bool) -> None:
-    """Add a b to a float32 total inside the product, whatever the width of its operands.
-
-    The first product is the total: 1 GiB of a large vocabulary need not be set to zero and read.
-    """
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a b to a float32 total inside the product, whatever the width of its operands."""
     if a.dtype == torch.float32:
-        total.addmm_(a, b, beta=0 if is_first else 1)
-    elif is_first:
-        torch.mm(a, b, out_dtype=torch.float32, out=total)
+        total.addmm_(a, b)
     else:
         torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
