@@ -431,10 +431,9 @@ class Engine:
 
     def make_moments(self, n_updates: int) -> None:
         """Create AdamW's state before its first step, as after `n_updates`, with zero moments."""
-        inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
         held = list(self.parameters.values()) if self.stage == 0 else self._partitions()
         for weights in held:
-            inner.state[weights] = {
+            self._adamw.state[weights] = {
                 "step": torch.tensor(float(n_updates), device=weights.device),
                 **{key: torch.zeros_like(weights) for key in MOMENTS},
             }
@@ -443,15 +442,13 @@ class Engine:
     @property
     def n_updates(self) -> int:
         """Count the steps that changed the weights, which AdamW's bias correction needs."""
-        inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
-        steps = {int(state["step"]) for state in inner.state.values()}
+        steps = {int(state["step"]) for state in self._adamw.state.values()}
         assert len(steps) <= 1, f"AdamW counts differ between partitions: {steps}"
         return steps.pop() if steps else 0
 
     def forget_moments(self) -> None:
         """Drop AdamW's state, as before its first step; then a used engine can be written to."""
-        inner = self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
-        inner.state.clear()
+        self._adamw.state.clear()
         if hasattr(self.engine.optimizer, "_hp_optimizer_states_linked"):
             self.engine.optimizer._hp_optimizer_states_linked = False
 
@@ -466,14 +463,17 @@ class Engine:
     def release(self) -> None:
         """Let go of all tensors: DeepSpeed's hooks keep its optimizer and the weights alive."""
         self.engine.destroy()
-        inner = getattr(self.engine.optimizer, "optimizer", self.engine.optimizer)
-        inner.state.clear()
-        inner.param_groups.clear()
+        self._adamw.state.clear()
+        self._adamw.param_groups.clear()
         for parameter in self.parameters.values():
             vars(parameter).clear()
             parameter.grad = None
             parameter.data = parameter.data.new_empty(0)
         vars(self.engine.optimizer).clear()
+
+    @property
+    def _adamw(self) -> Any:
+        return self.engine.optimizer if self.stage == 0 else self.engine.optimizer.optimizer
 
     def _partitions(self) -> list[Tensor]:
         for name in PARTITIONS:
