@@ -72,31 +72,22 @@ def test_performance_table_is_what_was_measured():
     tables = [row for run in others for row in run["sections"].get("recompute", [])]
     assert tables
     for row in (*best, ours, *engines, *tables):
-        speed, share = round(row["tokens_per_s"], -2), row["mfu"]
-        cells = f"{speed:,.0f} | {row['step_ms']:.1f} | {share:.1%} | {row['peak_gib']:.1f} |"
-        assert cells in README
+        assert cells_of(row, row["tokens_per_s"]) in README
 
 
 def test_table_of_two_gpus_is_what_was_measured():
     file = ROOT / "evals" / "results" / "hybrid_two_h200.json"
     zero, _, *trained = json.loads(file.read_text(encoding="utf-8"))["runs"]
     for row in zero["sections"]["zero"][1:]:
-        assert (
-            f"ZeRO-{row['stage']}, 8 rows | {two_gpu_cells(row)} {row['of_one_rank']:.2f} |"
-            in README
-        )
+        cells = f"{cells_of(row, row['tokens_per_s_a_rank'])} {row['of_one_rank']:.2f} |"
+        assert f"ZeRO-{row['stage']}, 8 rows | {cells}" in README
     for run in trained[:2]:
         steps = run["sections"]["steps"][1:]
-        step_ms = statistics.median(step["step_ms"] for step in steps)
-        row = {
-            "tokens_per_s_a_rank": 8 * 4096 / step_ms * 1e3 / 2,
-            "step_ms": step_ms,
-            "mfu": statistics.median(step["mfu"] for step in steps),
-            "peak_gib": steps[-1]["peak_gib"],
-        }
-        assert f"| {two_gpu_cells(row)} |" in README
+        row = {name: statistics.median(step[name] for step in steps) for name in ("step_ms", "mfu")}
+        row["peak_gib"] = steps[-1]["peak_gib"]
+        assert f"| {cells_of(row, 8 * 4096 / row['step_ms'] * 1e3 / 2)} |" in README
 
 
-def two_gpu_cells(row):
-    speed, share = round(row["tokens_per_s_a_rank"], -2), row["mfu"]
+def cells_of(row, tokens_per_s):
+    speed, share = round(tokens_per_s, -2), row["mfu"]
     return f"{speed:,.0f} | {row['step_ms']:.1f} | {share:.1%} | {row['peak_gib']:.1f} |"

@@ -168,7 +168,7 @@ def test_time_scales_stay_in_fp32_in_a_bf16_run(tiny_run, name):
 
 
 def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
-    """Take steps on four rows of random tokens that are all of the batch, one micro-batch each."""
+    """Take steps on four rows of random tokens, of which each rank has its share."""
     join_ranks()
     engine = Engine(build_model(config.model, seed=0, device="cpu"), config)
     generator = torch.Generator().manual_seed(0)
@@ -176,9 +176,10 @@ def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
     ids = torch.randint(config.model.n_vocab, shape, generator=generator)
     documents = torch.zeros(4, config.data.n_context, dtype=torch.int64)
     batch = Batch(tokens=ids[:, :-1], targets=ids[:, 1:], document_ids=documents)
-    taken = []
+    n_rows = 4 // distributed.world_size()
+    first, taken = n_rows * distributed.rank(), []
     for _ in range(n_steps):
-        for start in range(0, 4, config.training.micro_batch_rows):
+        for start in range(first, first + n_rows, config.training.micro_batch_rows):
             rows = batch.rows(start, start + config.training.micro_batch_rows)
             engine.accumulate(rows.to(engine.device), n_targets=batch.n_targets)
         taken.append(engine.apply(1e-3))
@@ -216,7 +217,7 @@ def test_all_stages_judge_one_norm_of_gradients(tiny_run, two_ranks, precision):
     norms = {}
     for name in ("zero1", "zero2", "zero3"):
         config = tiny_run(*ODD, f"training.deepspeed={name}", f"training.precision={precision}")
-        ours, theirs = two_ranks.run(norms_of_ranks, with_words(config, micro_batch_rows=1))
+        ours, theirs = two_ranks.run(norms_of, with_words(config, micro_batch_rows=1))
         assert ours == theirs
         norms[name] = ours
     bound = {"fp32": 1e-5, "bf16": 5e-3}[precision]
@@ -224,18 +225,5 @@ def test_all_stages_judge_one_norm_of_gradients(tiny_run, two_ranks, precision):
     assert norms["zero3"] == pytest.approx(norms["zero1"], rel=bound)
 
 
-def norms_of_ranks(config: RunConfig) -> list[float]:
-    """Take steps of two micro-batches a rank, and give the norms that were judged."""
-    join_ranks()
-    engine = Engine.build(config)
-    generator = torch.Generator().manual_seed(0)
-    first, norms = 2 * distributed.rank(), []
-    for _ in range(3):
-        ids = torch.randint(259, (4, config.data.n_context + 1), generator=generator)
-        documents = torch.zeros(4, config.data.n_context, dtype=torch.int64)
-        batch = Batch(tokens=ids[:, :-1], targets=ids[:, 1:], document_ids=documents)
-        for row in (first, first + 1):
-            engine.accumulate(batch.rows(row, row + 1), n_targets=batch.n_targets)
-        norms.append(engine.apply(1e-3).gradient_norm)
-    engine.release()
-    return norms
+def norms_of(config: RunConfig) -> list[float]:
+    return [applied.gradient_norm for applied in steps_of(config, n_steps=3)]
