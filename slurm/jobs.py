@@ -15,9 +15,6 @@ from typing import Any
 
 from slurm.queue import JobReport, SlurmError, ask, look_up, to_dict
 
-ENDED_WELL = ("COMPLETED",)
-IN_QUEUE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED")
-
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
@@ -176,8 +173,8 @@ def cancel(options: WatchOptions) -> None:
     """End the jobs of a run folder that have not ended: at once, or after a save."""
     jobs = chosen_jobs(options)
     reports = look_up([job.job_id for job in jobs])
-    ids = [report.job_id for report in reports if report.state in IN_QUEUE]
-    running = [report.job_id for report in reports if report.state == "RUNNING"]
+    ids = [report.job_id for report in reports if report.is_queued]
+    running = [report.job_id for report in reports if report.is_running]
     for job_id in running if options.save else []:
         ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
         ask("scancel", "--signal=USR2", job_id)

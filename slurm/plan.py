@@ -16,10 +16,9 @@ import yaml
 from helix import config as configs
 from helix.config import ConfigError, RunConfig, load_options
 from helix.presets import PRESETS
-from slurm import jobs
 from slurm.environment import MAX_RESTARTS
 from slurm.jobs import read_jobs
-from slurm.queue import UNKNOWN, SlurmError, look_up
+from slurm.queue import ENDED_WELL, UNKNOWN, SlurmError, look_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,9 +255,9 @@ def wait_for(options: LaunchConfig, verb: str) -> str:
         return ":".join(ids)
     waited = []
     for report in look_up(ids):
-        if report.state in (*jobs.IN_QUEUE, UNKNOWN, "PREEMPTED", "NODE_FAIL"):
+        if report.is_queued or report.state in (UNKNOWN, "PREEMPTED", "NODE_FAIL"):
             waited.append(report.job_id)
-        elif report.state not in jobs.ENDED_WELL:
+        elif report.state not in ENDED_WELL:
             raise SlurmError(
                 f"after={report.job_id}: that job is {report.state}; what waits for it would never "
                 "start. Train again, or give after= to wait for none"

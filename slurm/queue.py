@@ -8,6 +8,20 @@ from dataclasses import dataclass
 
 TIMEOUT_S = 60
 UNKNOWN = "UNKNOWN"
+ENDED_WELL = ("COMPLETED",)
+ENDED = (
+    *ENDED_WELL,
+    "BOOT_FAIL",
+    "CANCELLED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+)
+RUNNING = ("RUNNING", "SIGNALING", "RESIZING")  # SIGNALING lasts while a node does not answer
 COLUMNS = ("JobArrayID", "State", "Reason", "RestartCnt", "TimeUsed", "TimeLeft", "NodeList")
 
 
@@ -35,6 +49,16 @@ class JobReport:
     left_s: int | None = None
     nodes: str = ""
     source: str = "squeue"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its processes run, and nobody has decided to end or requeue it."""
+        return self.state in RUNNING
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether it waits, runs or is being ended: any state of SLURM's that is not an end."""
+        return self.state not in (*ENDED, UNKNOWN)
 
 
 def ask(*command: str) -> str:
@@ -90,7 +114,7 @@ def in_queue(job_ids: Sequence[str]) -> dict[str, JobReport]:
                 reason="" if reason == "None" else reason,
                 n_restarts=int(restarts),
                 elapsed_s=seconds_of(used),
-                left_s=seconds_of(left) if state == "RUNNING" else None,
+                left_s=seconds_of(left) if state in RUNNING else None,
                 nodes=nodes,
             )
     return reports

@@ -17,9 +17,9 @@ def requeue(job_id: str) -> str:
     for pause_s in PAUSES_S:
         time.sleep(pause_s)
         try:
-            state = report_of(job_id).state
-            if state != "RUNNING":
-                return f"job {job_id} is {state}: SLURM or a person decided already"
+            report = report_of(job_id)
+            if not report.is_running:
+                return f"job {job_id} is {report.state}: SLURM or a person decided already"
             ask("scontrol", "requeue", job_id)
             return ""
         except SlurmError as error:

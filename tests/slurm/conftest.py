@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.slurm.cluster import Cluster, ClusterError, reason_to_skip
-from tests.slurm.runs import ENDED, TWO_BY_TWO, launch, training_words, wait_for_state
+from tests.slurm.runs import TWO_BY_TWO, launch, training_words, wait_for_end
 
 
 @pytest.fixture(scope="session")
@@ -35,5 +35,5 @@ def undisturbed(cluster, corpus, tmp_path_factory):
     """The run folder of a job on 2 nodes x 2 tasks that nothing happened to."""
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     launch(*TWO_BY_TWO, "--", *training_words(corpus, run_dir))
-    assert wait_for_state(run_dir, *ENDED).state == "COMPLETED"
+    assert wait_for_end(run_dir).state == "COMPLETED"
     return run_dir

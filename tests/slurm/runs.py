@@ -6,14 +6,13 @@ from pathlib import Path
 
 from helix import cli
 from helix.training.metrics import read_records
-from slurm.jobs import IN_QUEUE, read_jobs
-from slurm.queue import JobReport, look_up
+from slurm.jobs import read_jobs
+from slurm.queue import ENDED, JobReport, look_up
 from tests.conftest import TINY_MODEL
 
 TIMEOUT_S = 240
 N_STEPS = 40
 TWO_BY_TWO = ("nodes=2", "gpus_per_node=0", "tasks_per_node=2", "time_min=20")
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 OWN = {
     "training.n_steps": N_STEPS,
     "training.micro_batch_rows": 1,
@@ -47,7 +46,7 @@ def wait_until(is_so: Callable[[], object], what: str, run_dir: Path) -> None:
     end = time.monotonic() + TIMEOUT_S
     while not is_so():
         reports = look_up([job.job_id for job in read_jobs(run_dir)])
-        has_ended = all(report.state not in IN_QUEUE for report in reports)
+        has_ended = not any(report.is_queued for report in reports)
         if time.monotonic() > end or (has_ended and not is_so()):
             logs = [
                 f"--- {f.name}\n{f.read_text()[-3000:]}" for f in run_dir.glob("slurm/*/*_log.*")
@@ -61,6 +60,11 @@ def wait_for_state(run_dir: Path, *states: str, job_id: str = "") -> JobReport:
     job_id = job_id or job_of(run_dir)
     wait_until(lambda: report_of(job_id).state in states, f"{job_id} is {states}", run_dir)
     return report_of(job_id)
+
+
+def wait_for_end(run_dir: Path, *, job_id: str = "") -> JobReport:
+    """Wait until a job has ended, well or not; give its report."""
+    return wait_for_state(run_dir, *ENDED, job_id=job_id)
 
 
 def wait_for_step(run_dir: Path, step: int, *, attempt: int) -> None:

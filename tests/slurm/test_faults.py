@@ -10,7 +10,6 @@ import pytest
 from slurm.jobs import read_jobs
 from slurm.queue import JobReport
 from tests.slurm.runs import (
-    ENDED,
     N_STEPS,
     TWO_BY_TWO,
     job_of,
@@ -20,6 +19,7 @@ from tests.slurm.runs import (
     report_of,
     steps_of,
     training_words,
+    wait_for_end,
     wait_for_state,
     wait_for_step,
     wait_until,
@@ -51,7 +51,7 @@ def test_a_time_limit_costs_a_run_no_step_and_a_daemon_that_is_restarted_nothing
             os.kill(rank, signal.SIGCONT)
     wait_for_state(run_dir, "PENDING")
     cluster.run("scontrol", "update", f"JobId={job_id}", "TimeLimit=20")
-    report = wait_for_state(run_dir, *ENDED)
+    report = wait_for_end(run_dir)
     assert (report.state, report.n_restarts) == ("COMPLETED", 1)
     assert steps_of(run_dir, 0) + steps_of(run_dir, 1) == list(range(1, N_STEPS + 1))
     assert losses_of(run_dir) == losses_of(undisturbed)
@@ -74,7 +74,7 @@ def test_a_node_that_hangs_and_a_batch_host_that_dies_cost_a_run_nothing_but_tim
         wait_for_restart(run_dir, 2)
     finally:
         cluster.start("node1")
-    report = wait_for_state(run_dir, *ENDED)
+    report = wait_for_end(run_dir)
     assert (report.state, report.n_restarts) == ("COMPLETED", 2)
     assert losses_of(run_dir) == losses_of(undisturbed)
     assert "no progress in" in text_of(run_dir, "stacks/**/rank-*.txt")
@@ -104,12 +104,12 @@ def test_a_run_that_passes_its_preflight_trains_and_one_that_does_not_never_star
     launch(*asked, "--", *training_words(corpus, good, **short))
     launch(*asked, "--", *training_words(tmp_path / "nothing", bad, **short))
 
-    report = wait_for_state(good, *ENDED)
+    report = wait_for_end(good)
     assert (report.state, report.n_restarts) == ("COMPLETED", 0), text_of(good, "slurm/*/*_log.*")
     assert len(losses_of(good)) == 2
     assert "ready to train" in text_of(good, "slurm/*/*_0_log.out")
 
-    report = wait_for_state(bad, *ENDED)
+    report = wait_for_end(bad)
     assert (report.state, report.n_restarts) == ("FAILED", 0)
     assert "ExitCode=2:0" in cluster.run("scontrol", "show", "job", read_jobs(bad)[0].job_id)
     assert "mend what failed before you train" in text_of(bad, "slurm/*/*_0_log.out")

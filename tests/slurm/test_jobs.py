@@ -1,10 +1,12 @@
 """Jobs on a real SLURM of two nodes: `pytest -m slurm`."""
 
+import contextlib
 import json
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ from helix.config import load
 from helix.presets import PRESETS
 from helix.training.trainer import train
 from slurm.queue import look_up
+from slurm.requeue import requeue
 from tests.commands import OF_RANKS
 from tests.slurm.runs import (
-    ENDED,
     N_STEPS,
     TWO_BY_TWO,
     job_of,
@@ -25,6 +27,7 @@ from tests.slurm.runs import (
     ranks_of,
     report_of,
     training_words,
+    wait_for_end,
     wait_for_state,
     wait_for_step,
     wait_until,
@@ -66,7 +69,7 @@ def test_a_run_that_is_signalled_requeued_and_preempted_ends_as_if_undisturbed(
     urgent_id = cluster.run("sbatch", "--parsable", "-o", "/dev/null", *urgent)
     wait_for_state(run_dir, "COMPLETED", job_id=urgent_id)
 
-    report = wait_for_state(run_dir, *ENDED)
+    report = wait_for_end(run_dir)
     assert (report.state, report.n_restarts) == ("COMPLETED", 3)
     assert losses_of(run_dir) == losses_of(undisturbed)
     assert len(losses_of(run_dir)) == N_STEPS
@@ -83,7 +86,7 @@ def test_a_killed_rank_and_a_crashed_node_cost_a_run_nothing_but_time(
     cluster.crash("node2")
     wait_until(lambda: report_of(job_of(run_dir)).n_restarts == 2, "the second requeue", run_dir)
     cluster.start("node2")
-    report = wait_for_state(run_dir, *ENDED)
+    report = wait_for_end(run_dir)
     assert (report.state, report.n_restarts) == ("COMPLETED", 2)
     assert losses_of(run_dir) == losses_of(undisturbed)
 
@@ -96,10 +99,10 @@ def test_a_mistake_ends_the_job_at_once_and_what_waits_for_it_is_cancelled(
     launch(*ONE, "--", *words, f"data.path={tmp_path / 'nothing'}")
     job_id = job_of(run_dir)
     launch("data", f"run_dir={run_dir}", f"after={job_id}", *ONE, "--", "stats", f"path={corpus}")
-    report = wait_for_state(run_dir, *ENDED, job_id=job_id)
+    report = wait_for_end(run_dir, job_id=job_id)
     assert (report.state, report.n_restarts) == ("FAILED", 0)
     assert "ExitCode=2:0" in cluster.run("scontrol", "show", "job", job_id)
-    assert wait_for_state(run_dir, *ENDED).state == "CANCELLED"
+    assert wait_for_end(run_dir).state == "CANCELLED"
     assert cli.main(["launch", "evaluate", f"run_dir={run_dir}", *ONE, "--", "throughput"]) == 2
     assert "would never start" in capsys.readouterr().err
 
@@ -111,7 +114,7 @@ def test_a_job_starts_after_the_one_it_waits_for(cluster, corpus, tmp_path, caps
     trained = job_of(run_dir)
     launch("data", f"run_dir={run_dir}", f"after={trained}", *ONE, "--", "stats", f"path={corpus}")
     assert report_of(job_of(run_dir)).state == "PENDING"
-    assert wait_for_state(run_dir, *ENDED).state == "COMPLETED"
+    assert wait_for_end(run_dir).state == "COMPLETED"
     assert report_of(trained).state == "COMPLETED"
     capsys.readouterr()
     launch("logs", f"run_dir={run_dir}")
@@ -123,7 +126,7 @@ def test_a_sweep_is_an_array_with_one_run_folder_each(cluster, corpus, tmp_path,
     launch(*ONE, "sweep.optimizer.learning_rate=[1e-3,3e-3]", "--", *words)
     folders = [tmp_path / "sweep" / f"optimizer.learning_rate={rate}" for rate in ("1e-3", "3e-3")]
     for folder in folders:
-        assert wait_for_state(folder, *ENDED).state == "COMPLETED"
+        assert wait_for_end(folder).state == "COMPLETED"
     assert losses_of(folders[0])[2] != losses_of(folders[1])[2]
     capsys.readouterr()
     launch("status", f"run_dir={tmp_path / 'sweep'}", "json=true")
@@ -139,7 +142,7 @@ def test_editing_the_checkout_changes_no_queued_job(cluster, corpus, tmp_path, m
     (checkout / "helix" / "__init__.py").write_text("raise SystemExit('edited')")
     monkeypatch.chdir(checkout)
     launch(*ONE, "--", *training_words(corpus, run_dir, n_steps=2, micro_batch_rows=4))
-    assert wait_for_state(run_dir, *ENDED).state == "COMPLETED"
+    assert wait_for_end(run_dir).state == "COMPLETED"
 
 
 def test_a_cancelled_run_is_not_put_back_into_the_queue(cluster, corpus, tmp_path):
@@ -158,7 +161,7 @@ def test_a_run_can_be_told_to_save_and_end(cluster, corpus, tmp_path):
     launch(*ONE, "--", *words)
     wait_for_step(run_dir, 2, attempt=0)
     launch("cancel", f"run_dir={run_dir}", "save=true")
-    report = wait_for_state(run_dir, *ENDED)
+    report = wait_for_end(run_dir)
     assert (report.state, report.n_restarts) == ("FAILED", 0)
     assert (run_dir / "checkpoints" / "latest").exists()
 
@@ -182,6 +185,33 @@ def test_srun_in_a_script_by_hand_trains_the_same(
     assert done.returncode == 0, log.read_text()
     assert " 2 ranks " in log.read_text()
     assert_alike(losses_of(run_dir), losses_of(undisturbed))
+
+
+def test_a_job_whose_signal_a_hung_node_holds_up_can_still_be_requeued_and_cancelled(
+    cluster, corpus, tmp_path
+):
+    run_dir = tmp_path / "run"
+    launch(*TWO_BY_TWO, "--", *training_words(corpus, run_dir, n_steps=5000))
+    job_id = job_of(run_dir)
+    wait_for_step(run_dir, 2, attempt=0)
+    with a_signal_held_up(cluster, run_dir):
+        assert requeue(job_id) == ""
+    wait_for_step(run_dir, 4, attempt=1)
+    with a_signal_held_up(cluster, run_dir):
+        launch("cancel", f"run_dir={run_dir}")
+    wait_for_state(run_dir, "CANCELLED")
+
+
+@contextlib.contextmanager
+def a_signal_held_up(cluster, run_dir: Path) -> Iterator[None]:
+    """Send a run's job a signal that does not reach node2, which hangs until the end."""
+    cluster.freeze("node2")
+    try:
+        cluster.run("scancel", "--signal=CONT", job_of(run_dir))
+        assert wait_for_state(run_dir, "SIGNALING").left_s
+        yield
+    finally:
+        cluster.thaw("node2")
 
 
 def test_jobs_that_squeue_has_forgotten_are_asked_of_the_accounts(cluster):
