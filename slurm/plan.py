@@ -16,6 +16,7 @@ import yaml
 from helix import config as configs
 from helix.config import ConfigError, RunConfig, load_options
 from helix.presets import PRESETS
+from helix.training.ds_settings import read_ds_config
 from slurm.environment import MAX_RESTARTS
 from slurm.jobs import read_jobs
 from slurm.queue import ENDED_WELL, UNKNOWN, SlurmError, look_up
@@ -174,8 +175,6 @@ def plan_training(
 
 def check(config: RunConfig, n_ranks: int) -> None:
     """Refuse a run that its ranks would refuse at their start; see `load` for errors."""
-    from helix.training.engine import read_ds_config  # imports deepspeed, which takes seconds
-
     config.training.n_accumulations(n_ranks)
     read_ds_config(config.training.deepspeed)
     saved = configs.saved_path(config.run_dir)

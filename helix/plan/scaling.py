@@ -114,7 +114,7 @@ class StepTimes:
         of_each_s = MACHINERY_S[zero_stage] * len(self.model.kinds()) if n_gpus > 1 else 0.0
         machinery_s = n_accumulations * of_each_s
         n_bytes, n_calls = sent(self.model, zero_stage, self.weight_bytes, n_accumulations)
-        # stages 0 and 1 send when all is computed
+        # Stage 0 sends when all is computed; what stage 1 hides of it is not measured.
         hidden = self.links.overlap if zero_stage >= 2 else 0.0
         sending_s = (1 - hidden) * self.links.seconds(n_bytes, n_calls, n_gpus)
         step_s = computing_s + machinery_s + sending_s

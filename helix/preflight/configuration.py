@@ -11,7 +11,7 @@ from helix.preflight.findings import Facts, Seen
 from helix.presets import PRESETS
 from helix.tokenizer import load_tokenizer
 from helix.training.checkpoint import newest
-from helix.training.engine import compose_ds_config
+from helix.training.ds_settings import compose_ds_config
 from helix.training.trainer import refuse_other_vocabulary
 
 

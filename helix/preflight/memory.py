@@ -8,7 +8,7 @@ import torch
 from helix.plan.memory import memory_gib_by_part
 from helix.preflight.context import Context
 from helix.preflight.findings import Facts, Seen
-from helix.training.engine import compose_ds_config
+from helix.training.ds_settings import compose_ds_config
 
 GIB = 2**30
 CHECKPOINT_BYTES = 12  # a parameter: fp32 weight and two moments

@@ -1,11 +1,6 @@
-"""The engine: a model and its optimizer under DeepSpeed. The only file that imports deepspeed.
-
-A ds_configs file says how state is sharded, offloaded and sent; RunConfig says batch, precision,
-clipping and accumulation. A key that both set is refused, so that no number lives twice.
-"""
+"""The engine: a model and its optimizer under DeepSpeed. The only file that imports deepspeed."""
 
 import contextlib
-import importlib.resources
 import json
 import logging
 import math
@@ -23,12 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from helix.batch import Batch
-from helix.config import ConfigError, RunConfig, suggestion, write_whole
+from helix.config import RunConfig, write_whole
 from helix.distributed import local_device
 from helix.models import build_model, build_shared_out
 from helix.models.base import LanguageModel, ModelState, Output, Piece, TokenScores
+from helix.training.ds_settings import compose_ds_config
 from helix.training.optimizer import build_optimizer, is_time_scale
 from helix.training.pace import ForwardTimer
+from helix.training.sending import GROUP_SIZE, Sending
 from helix.training.veto import Accept, Veto, accept_finite, drop_plain_step
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
@@ -39,31 +36,6 @@ PARTITIONS = (
     "single_partition_of_fp32_groups",  # stages 1 and 2
     "fp32_groups_flat_partition",  # stage 1 in bf16 with fp32 accumulation
 )
-
-# Which setting of RunConfig owns a key that a ds_configs file must therefore not hold.
-OWNED_BY_RUN = {
-    "train_batch_size": "training.batch_rows",
-    "train_micro_batch_size_per_gpu": "training.micro_batch_rows",
-    "gradient_accumulation_steps": "training.micro_batch_rows",
-    "gradient_clipping": "training.clip_norm",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "torch_autocast": "training.precision",
-    "data_types": "training.precision",
-    "optimizer": "optimizer",
-    "scheduler": "schedule",
-}
-
-# What a ds_configs file may hold: how state is sharded, offloaded, sent, and how that is watched.
-OF_THE_FILE = (
-    "zero_optimization",
-    "zero_force_ds_cpu_optimizer",
-    "communication_data_type",
-    "aio",
-    "comms_logger",
-    "flops_profiler",
-)
-
 
 # Told which phase of a step begins: "forward", "backward".
 Enter = Callable[[str], None]
@@ -130,94 +102,6 @@ def join_ranks() -> None:
     )
 
 
-def read_ds_config(name: str) -> dict[str, Any]:
-    """Read a file of ds_configs by name, or any JSON file by path.
-
-    Raises:
-        ConfigError: No such file, not JSON, or a key that belongs to RunConfig.
-    """
-    shipped = importlib.resources.files("ds_configs")
-    names = [f.name.removesuffix(".json") for f in shipped.iterdir() if f.name.endswith(".json")]
-    if name not in names and not Path(name).is_file():
-        raise ConfigError(
-            f"training.deepspeed={name}: neither a file nor in ds_configs{suggestion(name, names)}"
-        )
-    source = shipped / f"{name}.json" if name in names else Path(name)
-    try:
-        settings = json.loads(source.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"training.deepspeed={name}: not JSON: {error}") from error
-    is_named = isinstance(settings, dict)
-    if not is_named or not isinstance(settings.get("zero_optimization", {}), dict):
-        raise ConfigError(
-            f"training.deepspeed={name}: write settings by name, as in "
-            '{"zero_optimization": {"stage": 1}}'
-        )
-    for key in settings:
-        if key in OWNED_BY_RUN:
-            raise ConfigError(
-                f"training.deepspeed={name}: sets {key}, which {OWNED_BY_RUN[key]} decides; "
-                "take it out of the file"
-            )
-        if key not in OF_THE_FILE:  # DeepSpeed itself passes over a key that it does not know
-            raise ConfigError(
-                f"training.deepspeed={name}: {key} is not for this file"
-                f"{suggestion(key, OF_THE_FILE)}"
-            )
-    return settings
-
-
-def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
-    """Give DeepSpeed's whole configuration, with each default that it would change unasked set.
-
-    Raises:
-        ConfigError: See read_ds_config; and bf16 at stage 0, or sent where weights are fp32.
-    """
-    training = config.training
-    settings = read_ds_config(training.deepspeed)
-    stage = settings.get("zero_optimization", {}).get("stage", 0)
-    is_bf16 = training.precision == "bf16"
-    if is_bf16 and stage == 0:
-        raise ConfigError(
-            f"training.precision=bf16 with training.deepspeed={training.deepspeed} (stage 0): "
-            "DeepSpeed takes a step on zero gradients before the first one there; use zero1"
-        )
-    if stage == 3 and "mlp" in config.model.fp8.split():
-        raise ConfigError(
-            f"model.fp8={config.model.fp8} with training.deepspeed={training.deepspeed} (stage 3): "
-            "weights are gathered for the products of 16 bits alone; use zero2, or model.fp8=head"
-        )
-    sent_as = settings.get("communication_data_type", "fp32")
-    if sent_as not in (("fp32", "bf16") if is_bf16 else ("fp32",)):
-        raise ConfigError(
-            f"training.deepspeed={training.deepspeed}: communication_data_type={sent_as}: "
-            f"gradients of training.precision={training.precision} are sent as fp32"
-            f"{' or bf16' if is_bf16 else ''}"
-        )
-    n_accumulations = training.n_accumulations(world_size)
-    return {
-        **settings,
-        "train_batch_size": training.batch_rows,
-        "train_micro_batch_size_per_gpu": training.micro_batch_rows,
-        "gradient_accumulation_steps": n_accumulations,
-        "gradient_clipping": training.clip_norm,
-        # A step with a non-finite gradient is skipped, and `Applied.is_applied` says so.
-        "bf16": {"enabled": is_bf16, "check_grad_overflow": True, "immediate_grad_update": False},
-        "fp16": {"enabled": False},
-        "torch_autocast": {"enabled": False},
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "communication_data_type": sent_as,
-        "prescale_gradients": False,
-        "gradient_predivide_factor": 1.0,
-        "steps_per_print": 2**31,
-        "wall_clock_breakdown": False,
-        # It would let the GPU run empty before each forward and after each step.
-        "timers": {"throughput": {"enabled": False}},
-        "dump_state": False,
-        "zero_allow_untested_optimizer": False,
-    }
-
-
 def time_scales(model: LanguageModel) -> list[Tensor]:
     """List the parameters that stay in fp32 in bf16 runs."""
     return [parameter for name, parameter in model.named_parameters() if is_time_scale(name)]
@@ -250,6 +134,19 @@ def uncast(kept: Sequence[Tensor]) -> Iterator[None]:
         yield
     finally:
         kind._cast_module_mixed_precision = cast
+
+
+@contextlib.contextmanager
+def without_memory_reports() -> Iterator[None]:
+    """Keep DeepSpeed from collecting garbage and printing for each group, in bf16 at stage 1."""
+    import deepspeed.runtime.bf16_optimizer as module
+
+    report = module.see_memory_usage
+    module.see_memory_usage = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        module.see_memory_usage = report
 
 
 class ShareOut:
@@ -285,18 +182,27 @@ class Engine:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         logging.getLogger("DeepSpeed").addFilter(is_not_of_dropped_step)
         self.settings = compose_ds_config(config, dist.get_world_size())
-        self.stage: int = self.settings.get("zero_optimization", {}).get("stage", 0)
+        zero = self.settings.get("zero_optimization", {})
+        self.stage: int = zero.get("stage", 0)
         self.n_accumulations: int = self.settings["gradient_accumulation_steps"]
         self.clip_norm = config.training.clip_norm
+        is_bf16: bool = self.settings["bf16"]["enabled"]
         self.device = local_device()
+        sends_early = (
+            is_bf16 and self.stage == 1 and self.world_size > 1 and zero.get("overlap_comm", False)
+        )
+        group_size = zero.get("reduce_bucket_size", GROUP_SIZE) if sends_early else math.inf
         # Stage 3 keeps all weights in one buffer, which has one dtype.
         kept = () if self.stage == 3 else time_scales(model)
-        # It prints its memory on the way.
-        with contextlib.redirect_stdout(sys.stderr), uncast(kept):
+        # What it prints is its memory on the way.
+        with contextlib.redirect_stdout(sys.stderr), uncast(kept), without_memory_reports():
             engine, *_ = deepspeed.initialize(
                 model=model,
                 optimizer=build_optimizer(
-                    model, config.optimizer, is_fused=self.device.type == "cuda"
+                    model,
+                    config.optimizer,
+                    is_fused=self.device.type == "cuda",
+                    n_elements_per_group=group_size,
                 ),
                 config=self.settings,
                 dist_init_required=False,
@@ -307,6 +213,9 @@ class Engine:
         self.forward_timer = ForwardTimer(self.device)
         self.model = model  # DeepSpeed takes it as it is
         self.parameters = dict(self.engine.module.named_parameters())
+        self.sending = (
+            Sending(self.engine.optimizer, [*self.parameters.values()]) if sends_early else None
+        )
 
     @classmethod
     def build(cls, config: RunConfig) -> "Engine":
@@ -368,8 +277,11 @@ class Engine:
         # and never a mean of means.
         n_averaged = self.n_accumulations * (1 if self.veto.sums_ranks else self.world_size)
         scale = n_averaged / n_targets
+        is_last = self.engine.is_gradient_accumulation_boundary()
+        if self.sending is not None:
+            self.sending.begin(is_last=is_last)
         self.engine.backward(output.loss * scale)
-        if not self.engine.is_gradient_accumulation_boundary():
+        if not is_last:
             self.engine.step()  # only counts the micro-batch
         return output.loss.detach()
 

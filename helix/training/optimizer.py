@@ -1,5 +1,7 @@
 """AdamW and the rule that says which parameters decay."""
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -59,27 +61,45 @@ def is_time_scale(name: str) -> bool:
 
 
 def build_optimizer(
-    model: nn.Module, config: OptimizerConfig, *, is_fused: bool
+    model: nn.Module,
+    config: OptimizerConfig,
+    *,
+    is_fused: bool,
+    n_elements_per_group: float = math.inf,
 ) -> torch.optim.AdamW:
-    """Make AdamW over three groups, each in the model's order: decayed, not decayed, time scales.
+    """Make AdamW over groups of three kinds: decayed, not decayed, time scales.
 
     Args:
         is_fused: One pass over weights, gradients and moments instead of some ten; for a GPU.
+        n_elements_per_group: A kind is cut into groups, in the model's order, wherever one has
+            this many elements.
     """
-    groups: tuple[list[Tensor], ...] = ([], [], [])
+    kinds: tuple[list[Tensor], ...] = ([], [], [])
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = 2 if is_time_scale(name) else 0 if is_decayed(name, parameter) else 1
-            groups[group].append(parameter)
+            kind = 2 if is_time_scale(name) else 0 if is_decayed(name, parameter) else 1
+            kinds[kind].append(parameter)
     decays = (config.weight_decay, 0.0, 0.0)
     return torch.optim.AdamW(
         [
             {"params": group, "weight_decay": decay}
-            for group, decay in zip(groups, decays, strict=True)
-            if group
+            for kind, decay in zip(kinds, decays, strict=True)
+            for group in cut(kind, n_elements_per_group)
         ],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         fused=is_fused,
     )
+
+
+def cut(parameters: Iterable[Tensor], n_elements: float) -> Iterator[list[Tensor]]:
+    """Put parameters together, in their order, until so many elements or more are in a group."""
+    group: list[Tensor] = []
+    for parameter in parameters:
+        group.append(parameter)
+        if sum(p.numel() for p in group) >= n_elements:
+            yield group
+            group = []
+    if group:
+        yield group

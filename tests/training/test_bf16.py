@@ -1,6 +1,7 @@
 """Flat sums of gradients: what an earlier step left must never be added to."""
 
 import math
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -9,29 +10,42 @@ from torch import nn
 
 from helix.training import bf16
 from helix.training.engine import join_ranks
+from helix.training.optimizer import cut
 
 
 class Flat(SimpleNamespace):
-    """What bf16 asks of DeepSpeed's optimizer, for one group of two parameters on one rank."""
+    """What bf16 asks of DeepSpeed's optimizer on one rank; each group has an element of padding.
 
-    def __init__(self) -> None:
-        parameters = [nn.Parameter(torch.ones(n, dtype=torch.bfloat16)) for n in (3, 2)]
-        sums, weights = torch.zeros(6), torch.ones(6)  # one of padding
+    Args:
+        sizes: Elements of each parameter.
+        n_elements: A group ends where it has so many.
+    """
+
+    def __init__(self, sizes: Sequence[int] = (3, 2), n_elements: float = math.inf) -> None:
+        parameters = [nn.Parameter(torch.ones(n, dtype=torch.bfloat16)) for n in sizes]
+        groups = list(cut(parameters, n_elements))
+        lengths = [[p.numel() for p in group] for group in groups]
+        flat = [torch.zeros(sum(of_group) + 1) for of_group in lengths]
+        weights = [torch.ones_like(sums) for sums in flat]
         super().__init__(
-            bf16_groups=[parameters],
-            fp32_groups_gradients=[[sums[:3], sums[3:5]]],
-            fp32_groups_gradients_flat=[sums],
-            fp32_groups_gradient_flat_partition=[sums],
-            fp32_groups_flat_partition=[weights],
-            fp32_groups_has_gradients=[[False, False]],
-            real_dp_process_group=[None],
+            bf16_groups=groups,
+            bf16_groups_flat=[whole.bfloat16() for whole in weights],
+            bf16_partitioned_groups=[[whole.bfloat16()] for whole in weights],
+            fp32_groups_gradients=[
+                list(sums[:-1].split(n)) for sums, n in zip(flat, lengths, strict=True)
+            ],
+            fp32_groups_gradients_flat=flat,
+            fp32_groups_gradient_flat_partition=flat,
+            fp32_groups_flat_partition=weights,
+            fp32_groups_has_gradients=[[False] * len(group) for group in groups],
+            real_dp_process_group=[None] * len(groups),
             clip_grad=0.0,
-            optimizer=torch.optim.SGD([weights], lr=1.0),
+            optimizer=torch.optim.SGD([{"params": [whole]} for whole in weights], lr=1.0),
             _lazy_init_hp_params_optimizer_state=lambda: None,
-            update_lp_params=lambda: None,
             clear_lp_grads=lambda set_to_none: None,
         )
-        self.sums, self.weights = sums, weights
+        self.sums, self.weights = flat[0], weights[0]
+        bf16.shorten_steps(self)
 
     def give(self, *gradients: float | None) -> None:
         """Set the gradient of each parameter to a number, and end a backward pass."""
@@ -43,9 +57,7 @@ class Flat(SimpleNamespace):
 @pytest.fixture
 def flat():
     join_ranks()
-    optimizer = Flat()
-    bf16.shorten_steps(optimizer)
-    return optimizer
+    return Flat()
 
 
 def test_micro_batches_add_up_and_the_next_step_begins_anew(flat):

@@ -13,14 +13,8 @@ from helix.config import ConfigError, RunConfig
 from helix.mixers import MIXERS
 from helix.models import build_model
 from helix.models.stack import Block
-from helix.training.engine import (
-    OWNED_BY_RUN,
-    Applied,
-    Engine,
-    compose_ds_config,
-    join_ranks,
-    read_ds_config,
-)
+from helix.training.ds_settings import OWNED_BY_RUN, compose_ds_config, read_ds_config
+from helix.training.engine import Applied, Engine, join_ranks
 from helix.training.optimizer import TIME_SCALES
 from tests.training.runs import digest_shares, with_words
 
@@ -168,9 +162,16 @@ def test_time_scales_stay_in_fp32_in_a_bf16_run(tiny_run, name):
 
 
 def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
-    """Take steps on four rows of random tokens, of which each rank has its share."""
+    """Take steps with an engine of their own."""
     join_ranks()
     engine = Engine(build_model(config.model, seed=0, device="cpu"), config)
+    taken = take_steps(engine, config, n_steps=n_steps)
+    engine.release()
+    return taken
+
+
+def take_steps(engine: Engine, config: RunConfig, *, n_steps: int) -> list[Applied]:
+    """Take steps on four rows of random tokens, of which each rank has its share."""
     generator = torch.Generator().manual_seed(0)
     shape = 4, config.data.n_context + 1
     ids = torch.randint(config.model.n_vocab, shape, generator=generator)
@@ -183,7 +184,6 @@ def steps_of(config: RunConfig, *, n_steps: int) -> list[Applied]:
             rows = batch.rows(start, start + config.training.micro_batch_rows)
             engine.accumulate(rows.to(engine.device), n_targets=batch.n_targets)
         taken.append(engine.apply(1e-3))
-    engine.release()
     return taken
 
 
