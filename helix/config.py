@@ -5,6 +5,7 @@ The only file that imports omegaconf.
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class TrainingConfig:
             *("validate_every_steps", "checkpoint_every_steps", "clip_norm"),
             *("keep_every_steps", "keep_best"),
         ):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"training.{name}={getattr(self, name)}: give 0 or more")
         if self.keep_checkpoints < 1:
             raise ValueError(f"training.keep_checkpoints={self.keep_checkpoints}: give at least 1")
@@ -247,6 +248,8 @@ class RunConfig:
     watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
 
     def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed}: give a number from 0 to 2^63 - 1")
         if self.data.n_context < 1:
             raise ValueError(f"data.n_context={self.data.n_context}: give at least 1")
         self.model.check(self.data.n_context)
@@ -308,7 +311,17 @@ def load(arguments: Sequence[str], presets: Mapping[str, Callable[[], RunConfig]
     if name not in presets:
         raise ConfigError(f"preset={name}: no such preset{suggestion(name, presets)}")
     base = presets[name]()
-    return compose(base, from_file, _read_words(words, base))
+    own = _read_words(words, base)
+    whole = [path for path in words if _is_mapping(own, path)]
+    run = compose(base, from_file, own, whole=whole)
+    try:
+        OmegaConf.structured(run)  # as `save` does
+    except OmegaConfBaseException as error:
+        path = getattr(error, "full_key", None) or "config"
+        raise ConfigError(
+            f"{path}: holds a ${{ that is not closed; a run cannot keep it"
+        ) from error
+    return run
 
 
 def load_options(kind: type[Options], arguments: Sequence[str]) -> Options:
@@ -316,16 +329,24 @@ def load_options(kind: type[Options], arguments: Sequence[str]) -> Options:
     return compose(kind, _read_words(parse_words(arguments), kind))
 
 
-def compose(base: Options | type[Options], *overrides: DictConfig) -> Options:
+def compose(
+    base: Options | type[Options], *overrides: DictConfig, whole: Sequence[str] = ()
+) -> Options:
     """Merge overrides over a dataclass, or over its defaults, and check the result.
 
     See `load` for errors.
+
+    Args:
+        whole: Mappings of the last override that take the place of those before, as
+            data.weights={de: 1} leaves no other source; data.weights.de=1 changes one of several.
     """
     merged = OmegaConf.structured(base)
     try:
         for override in overrides:
             _refuse_unknown(override, base)
-            merged = OmegaConf.merge(merged, override)
+        for path in whole:
+            _empty_mapping(overrides[:-1], path, _hint_of(base, path))
+        merged = OmegaConf.merge(merged, *overrides)
         return OmegaConf.to_object(merged)  # pyright: ignore[reportReturnType]
     except OmegaConfBaseException as error:
         path = getattr(error, "full_key", None) or "config"
@@ -423,11 +444,13 @@ def _read_words(words: Mapping[str, str], base: Any) -> DictConfig:
     """Read values as YAML, but text as it stands: a prompt may hold a colon."""
     override = OmegaConf.create({})
     for path, text in words.items():
-        if _is_text(base, path):
-            value = text.replace("${", "\\${")  # nor is a prompt searched for interpolations
+        hint = _hint_of(base, path)
+        if hint in (str, str | None):
+            value = text
         else:
-            try:
-                value = yaml.safe_load(text)
+            try:  # in a mapping of text, 16:00 and 012 are no numbers either
+                loader = yaml.BaseLoader if hint == dict[str, str] else yaml.SafeLoader
+                value = yaml.load(text, loader)
             except yaml.YAMLError as error:
                 raise ConfigError(f"{path}={text}: not a value: {first_line(error)}") from error
             names = [str(key) for key in value] if isinstance(value, dict) else []
@@ -436,17 +459,31 @@ def _read_words(words: Mapping[str, str], base: Any) -> DictConfig:
                     f"{path}={text}: YAML wants a space after each colon, as in "
                     f"'{path}={{name: 0.5}}'"
                 )
-        OmegaConf.update(override, path, value)
+        try:
+            OmegaConf.update(override, path, as_it_stands(value))
+        except (OmegaConfBaseException, IndexError) as error:  # IndexError: of a name such as "["
+            raise ConfigError(f"{path}={text}: {first_line(error)}") from error
     return override
 
 
-def _is_text(base: Any, path: str) -> bool:
-    """Tell whether a dotted path leads to a field of text in a dataclass."""
+def _is_mapping(override: DictConfig, path: str) -> bool:
+    return isinstance(OmegaConf.select(override, path), DictConfig)
+
+
+def _empty_mapping(overrides: Sequence[DictConfig], path: str, hint: Any) -> None:
+    for override in overrides if typing.get_origin(hint) is dict else ():
+        OmegaConf.update(override, path, {}, merge=False)
+
+
+def _hint_of(base: Any, path: str) -> Any:
+    """Give the type of what a dotted path leads to in a dataclass; None where that is not known."""
     head, _, rest = path.partition(".")
     hint = typing.get_type_hints(base if isinstance(base, type) else type(base)).get(head)
-    if rest:
-        return dataclasses.is_dataclass(hint) and _is_text(hint, rest)
-    return hint in (str, str | None)
+    if not rest:
+        return hint
+    if hint == dict[str, str]:
+        return str
+    return _hint_of(hint, rest) if dataclasses.is_dataclass(hint) else None
 
 
 def first_line(error: BaseException) -> str:
@@ -463,7 +500,18 @@ def _read_yaml(path: Path) -> DictConfig:
         raise ConfigError(f"config={path}: not YAML: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"config={path}: expected settings by name, found a list")
-    return loaded
+    return OmegaConf.create(as_it_stands(OmegaConf.to_container(loaded)))
+
+
+def as_it_stands(value: Any) -> Any:
+    """Escape what OmegaConf would replace: a file from elsewhere must not read our environment."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: as_it_stands(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_it_stands(inner) for inner in value]
+    return value
 
 
 def _refuse_unknown(override: DictConfig, base: Any, prefix: str = "") -> None:
@@ -473,6 +521,10 @@ def _refuse_unknown(override: DictConfig, base: Any, prefix: str = "") -> None:
             hint = suggestion(str(key), allowed)
             raise ConfigError(f"{prefix}{key}: no such setting{hint}")
         below = getattr(base, str(key), None)
+        is_mapping = typing.get_origin(_hint_of(base, str(key))) is dict
+        if is_mapping and not isinstance(override[key], DictConfig):
+            path, value = f"{prefix}{key}", override[key]
+            raise ConfigError(f"{path}={value}: give values by name, as in '{path}={{a: 1}}'")
         if dataclasses.is_dataclass(below) and isinstance(override[key], DictConfig):
             _refuse_unknown(override[key], below, f"{prefix}{key}.")
 

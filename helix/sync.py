@@ -16,7 +16,7 @@ from typing import Literal
 
 from helix.config import ConfigError, read_saved
 from helix.presets import PRESETS
-from helix.training.metrics import read_records
+from helix.training.metrics import read_history, read_records
 from helix.training.tracking import Line, WandbRun
 
 Target = Literal["wandb", "tensorboard"]
@@ -55,7 +55,7 @@ def sync(options: SyncConfig) -> None:
     if options.to == "tensorboard":
         told = {"lines": len(lines), "to": str(write_tensorboard(options.run_dir, lines))}
     else:
-        history = partial(read_records, options.run_dir)
+        history = partial(read_history, options.run_dir)
         project = options.project or config.metrics.wandb_project
         run = WandbRun(config, history, mode=options.mode, project=project)
         run.close()

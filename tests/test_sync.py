@@ -99,8 +99,20 @@ def test_after_a_rollback_a_new_version_holds_the_whole_history(run_dir):
     sync_offline(run_dir)
     first, second = sorted(history_of(run_dir).items())
     assert second[0] == f"{first[0]}-2"
-    assert [line["step"] for line in second[1]] == [r["step"] for r in written]
+    assert [line["step"] for line in second[1]] == [r["step"] for r in read_records(run_dir)]
+    assert max(line["step"] for line in second[1]) == 3  # what came after was given up
     assert 1.25 in [line.get("train/loss_nats_per_token") for line in second[1]]
+
+
+def test_a_save_that_is_written_down_late_begins_no_new_version(run_dir):
+    """A run was killed beside a save; the attempt after it saves that step when others are sent."""
+    pytest.importorskip("wandb")
+    sync_offline(run_dir)
+    append(run_dir, {"step": 2, "attempt": 1, "tokens": 0, "checkpoint/write_s": 1.0})
+    for _ in range(2):
+        sync_offline(run_dir)
+    [(_, sent)] = history_of(run_dir).items()
+    assert [line["step"] for line in sent[-2:]] == [read_records(run_dir)[-1]["step"], 2]
 
 
 def test_tensorboard_has_every_figure_under_its_step(run_dir):

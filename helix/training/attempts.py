@@ -1,6 +1,5 @@
 """attempts.jsonl: with which software and on how many of what each attempt of a run was made."""
 
-import json
 import platform
 import time
 from importlib import metadata
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 import helix
-from helix.training.lines import read_lines
+from helix.training.lines import append_line, read_lines
 
 PACKAGES = ("torch", "deepspeed", "triton", "numpy", "sentencepiece")
 
@@ -47,8 +46,7 @@ def version_of(package: str) -> str:
 
 def append(run_dir: str | Path, entry: dict[str, Any]) -> None:
     """Add the line of an attempt."""
-    with attempts_path(run_dir).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(entry) + "\n")
+    append_line(attempts_path(run_dir), entry)
 
 
 def read(run_dir: str | Path) -> list[dict[str, Any]]:

@@ -6,8 +6,6 @@ was killed in between finds the rollback here when it goes on, and ends it.
 """
 
 import json
-import os
-import re
 import shutil
 import sys
 import time
@@ -16,7 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from helix.training.lines import read_lines
+from helix.training.checkpoint.files import checkpoints_dir, saved_steps
+from helix.training.lines import append_line, read_lines
 
 ROLLBACK = "rollback"
 
@@ -47,13 +46,7 @@ def incidents_path(run_dir: str | Path) -> Path:
 
 def append(run_dir: str | Path, entry: dict[str, Any]) -> None:
     """Add an entry; it is on the disk when this returns."""
-    path = incidents_path(run_dir)
-    is_torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
-    with path.open("a", encoding="utf-8") as stream:
-        line = json.dumps({"time_unix_s": round(time.time(), 3), **entry}, ensure_ascii=False)
-        stream.write(("\n" if is_torn else "") + line + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    append_line(incidents_path(run_dir), {"time_unix_s": round(time.time(), 3), **entry})
 
 
 def append_rollback(run_dir: str | Path, rollback: Rollback, **told: Any) -> None:
@@ -92,7 +85,7 @@ def given_up(run_dir: str | Path) -> list[Path]:
     rollbacks = read_rollbacks(run_dir)
     return [
         path
-        for path, step, n_rollbacks in _known_rollbacks(Path(run_dir) / "checkpoints")
+        for path, step, n_rollbacks in _known_rollbacks(checkpoints_dir(run_dir))
         if any(r.number > n_rollbacks and step > r.to_step for r in rollbacks)
     ]
 
@@ -100,7 +93,7 @@ def given_up(run_dir: str | Path) -> list[Path]:
 def put_abandoned_aside(run_dir: str | Path) -> None:
     """Put those checkpoints aside that a rollback gave up; the ones put aside before go."""
     paths = given_up(run_dir)
-    for old in (Path(run_dir) / "checkpoints").glob("abandoned-*") if paths else ():
+    for old in checkpoints_dir(run_dir).glob("abandoned-*") if paths else ():
         shutil.rmtree(old, ignore_errors=True)
     for path in sorted(paths, reverse=True):
         path.rename(path.with_name(f"abandoned-{path.name}"))
@@ -115,20 +108,13 @@ def start_afresh(run_dir: str | Path) -> None:
         path.rename(path.with_name(f"incidents-{number}.jsonl"))
 
 
-def steps_of_checkpoints(run_dir: str | Path) -> dict[int, Path]:
-    """List the checkpoints that are there, intact or not, by step."""
-    found = (Path(run_dir) / "checkpoints").glob("step-*")
-    named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in found]
-    return {int(match[1]): path for match, path in named if match}
-
-
 def rows_passed_over(jumps: list[list[int]], step: int) -> int:
     """Count the rows of data that were passed over before the one that follows `step`."""
     return sum(n_rows for after_step, n_rows in jumps if after_step <= step)
 
 
 def _known_rollbacks(folder: Path) -> Iterator[tuple[Path, int, int]]:
-    for step, path in steps_of_checkpoints(folder.parent).items():
+    for step, path in saved_steps(folder).items():
         try:
             state = json.loads((path / "state.json").read_bytes())
             yield path, step, int(state.get("guard", {}).get("n_rollbacks", 0))

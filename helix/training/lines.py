@@ -1,6 +1,7 @@
 """Lines of JSON that a run appends to its files, read so that a torn one harms nothing."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,21 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file; a line torn by a kill, or by a disk, is left out."""
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines: a document's name may hold a separator of Unicode's.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:
             continue
         if isinstance(entry, dict):
             yield entry
+
+
+def append_line(path: Path, entry: dict[str, Any]) -> None:
+    """Add an object, after a torn line too; it is on the disk when this returns."""
+    is_torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
+    with path.open("a", encoding="utf-8") as stream:
+        line = json.dumps(entry, ensure_ascii=False)
+        stream.write(("\n" if is_torn else "") + line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -24,7 +24,7 @@ from rich.progress import (
 
 from helix.config import RunConfig
 from helix.training.lines import read_lines
-from helix.training.tracking import WandbRun, key_of
+from helix.training.tracking import WandbRun, key_of, loss_of
 
 Record = dict[str, float]
 PLAIN_LINES = 20  # lines of progress that a whole run prints where there is no terminal
@@ -36,12 +36,24 @@ def metrics_path(run_dir: str | Path) -> Path:
 
 
 def read_records(run_dir: str | Path) -> list[Record]:
-    """Read a run's figures in order of step, the last attempt's where a step was repeated.
+    """Read a run's figures in order of step; see `read_history` for which."""
+    return sorted(read_history(run_dir), key=key_of)
 
-    A line torn by a kill, or by a disk, is left out.
+
+def read_history(run_dir: str | Path) -> list[Record]:
+    """Read a run's figures in the order in which their places were first written.
+
+    Of a step that was repeated the last attempt's count. Where it has another loss than before, the
+    run went back: what had come after is no longer its. A line torn by a kill, or by a disk, is
+    left out.
     """
-    by_step = {key_of(record): record for record in read_lines(metrics_path(run_dir))}
-    return [by_step[key] for key in sorted(by_step)]
+    by_place: dict[tuple[float, ...], Record] = {}
+    for record in read_lines(metrics_path(run_dir)):
+        place = key_of(record)
+        if place in by_place and loss_of(by_place[place]) != loss_of(record):
+            by_place = {own: kept for own, kept in by_place.items() if own < place}
+        by_place[place] = record
+    return list(by_place.values())
 
 
 def longest_save_s(records: Iterable[Record]) -> float:
@@ -68,7 +80,7 @@ class Metrics:
         if config.metrics.wandb != "disabled":
             self.wandb = WandbRun(
                 config,
-                partial(read_records, config.run_dir),
+                partial(read_history, config.run_dir),
                 mode=config.metrics.wandb,
                 project=config.metrics.wandb_project,
             )

@@ -27,15 +27,15 @@ class OptimizerConfig:
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.eps <= 0:
+        if not (0 < self.learning_rate < math.inf and 0 < self.eps < math.inf):
             raise ValueError(
                 f"optimizer.learning_rate={self.learning_rate}, optimizer.eps={self.eps}: "
-                "give values above 0"
+                "give numbers above 0"
             )
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optimizer.{name}={getattr(self, name)}: give a value in [0, 1)")
-        if self.weight_decay < 0:
+        if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optimizer.weight_decay={self.weight_decay}: give 0 or more")
 
 

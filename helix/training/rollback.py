@@ -62,9 +62,9 @@ def roll_back(
 
 def find_before(run_dir: str | Path, step: int) -> str:
     """Find the newest intact checkpoint from before a step; empty if there is none."""
-    saved = incidents.steps_of_checkpoints(run_dir)
-    paths = [saved[number] for number in sorted(saved, reverse=True) if number < step]
-    return next((str(path) for path in paths if checkpoint.is_intact(path)), "")
+    saved = checkpoint.saved_steps(checkpoint.checkpoints_dir(run_dir))
+    paths = [path for number, path in saved.items() if number < step]
+    return next((str(path) for path in reversed(paths) if checkpoint.is_intact(path)), "")
 
 
 def resume(run_dir: str | Path, engine: Engine, loader: ReadAhead) -> Progress:

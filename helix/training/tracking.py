@@ -82,7 +82,7 @@ class WandbRun:
         """Open the run and send what it lacks of its history.
 
         Args:
-            history: Gives the lines so far; see metrics.read_records.
+            history: Gives the lines so far; see metrics.read_history.
 
         Raises:
             ConfigError: See open_wandb.

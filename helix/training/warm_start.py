@@ -11,7 +11,16 @@ from pathlib import Path
 from helix import config as configs
 from helix import distributed
 from helix.config import ConfigError, RunConfig
-from helix.training.checkpoint import checkpoints_dir, load_weights, newest, read_state
+from helix.training.checkpoint import (
+    MANIFEST,
+    CheckpointError,
+    checkpoints_dir,
+    is_intact,
+    load_weights,
+    newest,
+    read_state,
+    saved_steps,
+)
 from helix.training.engine import Engine
 from helix.training.schedule import rate_ratio
 
@@ -42,17 +51,14 @@ def find_origin(config: RunConfig) -> Origin | None:
         CheckpointError: There are some, and not one is intact.
     """
     name = config.training.warm_start
-    if not name or any(checkpoints_dir(config.run_dir).glob("step-*")):
+    if not name or saved_steps(checkpoints_dir(config.run_dir)):
         return None
-    folder = Path(name)
-    is_checkpoint = (folder / "manifest.json").exists()
+    folder = Path(name).absolute()
+    is_checkpoint = (folder / MANIFEST).exists()
     run_dir = folder.parent.parent if is_checkpoint else folder
-    path = folder if is_checkpoint else newest(folder)
-    if path is None:
-        raise ConfigError(
-            f"training.warm_start={name}: neither a run folder with a checkpoint nor a checkpoint; "
-            f"{checkpoints_dir(folder)} is empty or missing"
-        )
+    # Every byte is read and hashed, which one rank does for all.
+    found = find_checkpoint(folder, is_named=is_checkpoint) if distributed.is_main() else ""
+    path = Path(distributed.from_main(found))
     step = read_state(path).progress.step
     last_rate = None
     if configs.saved_path(run_dir).exists():
@@ -62,6 +68,21 @@ def find_origin(config: RunConfig) -> Origin | None:
     origin = Origin(path=path, step=step, last_rate=last_rate)
     refuse_rise(config, origin)
     return origin
+
+
+def find_checkpoint(folder: Path, *, is_named: bool) -> str:
+    """Find the checkpoint that a folder is, or a run folder's newest; see `find_origin`."""
+    found = folder if is_named else newest(folder)
+    if found is None:
+        raise ConfigError(
+            f"training.warm_start={folder}: neither a run folder with a checkpoint nor a "
+            f"checkpoint; {checkpoints_dir(folder)} is empty or missing"
+        )
+    if is_named and not is_intact(found):
+        raise CheckpointError(
+            f"training.warm_start={found}: damaged; restore it from a copy, or name another"
+        )
+    return str(found)
 
 
 def refuse_rise(config: RunConfig, origin: Origin) -> None:

@@ -22,3 +22,5 @@ def test_a_line_that_a_kill_tore_is_left_out(tmp_path):
     with attempts.attempts_path(tmp_path).open("a") as stream:
         stream.write('{"attempt": 1, "ver')
     assert [entry["attempt"] for entry in attempts.read(tmp_path)] == [0]
+    attempts.append(tmp_path, {"attempt": 2, "versions": {}})
+    assert [entry["attempt"] for entry in attempts.read(tmp_path)] == [0, 2]

@@ -47,6 +47,17 @@ def test_what_is_asked_for_stays(tmp_path, retention, kept):
     assert steps_in(tmp_path) == kept
 
 
+@pytest.mark.parametrize(
+    ("incidents", "kept"), [((), [7, 8]), ((4, 7), [3, 7, 8]), ((1,), [7, 8]), ((8,), [7, 8])]
+)
+def test_what_a_rollback_would_go_back_to_stays(tmp_path, incidents, kept):
+    for step in range(1, 9):
+        path = make(tmp_path, step)
+    point_to(path)
+    prune(path, Retention(last=2), incidents=incidents)
+    assert steps_in(tmp_path) == kept
+
+
 @given(
     steps=st.sets(st.integers(0, 20), min_size=1),
     last=st.integers(1, 3),

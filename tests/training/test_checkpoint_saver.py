@@ -186,7 +186,7 @@ def test_second_save_waits_for_the_first_and_says_so_once(trainer, saver, gate, 
     assert checkpoint.newest(saver.run_dir) == path
     assert capsys.readouterr().err == (
         "helix: step 102: waits for step-00000101, which is still being written; "
-        "training.checkpoint_every_steps is shorter than a save takes\n"
+        "saves are asked for faster than they end\n"
     )
 
 

@@ -68,6 +68,22 @@ def test_key_that_deepspeed_would_pass_over_is_refused(tiny_run, tmp_path):
         compose_ds_config(with_words(tiny_run(), deepspeed=str(file)), 1)
 
 
+@pytest.mark.parametrize(
+    ("zero", "told"),
+    [
+        ({"overlap_com": True}, r"overlap_com: no such setting; did you mean overlap_comm\?"),
+        ({"stage": 5}, r"stage=5: give 0, 1, 2 or 3"),
+        ({"stage": "auto"}, r"stage='auto': give 0, 1, 2 or 3"),
+        ({"stage": 1, "offload_optimizer": {"device": "gpu"}}, r"offload_optimizer.device: .*cpu"),
+    ],
+)
+def test_word_that_deepspeed_would_stumble_over_is_refused(tiny_run, tmp_path, zero, told):
+    file = tmp_path / "own.json"
+    file.write_text(json.dumps({"zero_optimization": zero}))
+    with pytest.raises(ConfigError, match=rf"own.json: zero_optimization.{told}"):
+        compose_ds_config(with_words(tiny_run(), deepspeed=str(file)), 1)
+
+
 def test_file_that_is_not_there_is_refused_with_the_nearest_name(tiny_run):
     with pytest.raises(ConfigError, match=r"deepspeed=zero33: neither .*; did you mean zero3\?"):
         compose_ds_config(with_words(tiny_run(), deepspeed="zero33"), 1)

@@ -39,6 +39,17 @@ def test_repeated_step_is_the_last_attempts(config, tmp_path):
     assert steps_of(tmp_path) == [(1, 0), (2, 0), (3, 1), (4, 1), (5, 1)]
 
 
+def test_stretch_that_a_run_went_back_from_is_no_longer_its(config, tmp_path):
+    with Metrics(config, is_main=True, attempt=0) as metrics:
+        for step in (1, 2, 3, 4):
+            metrics.write(step, 10 * step, FIGURES)
+        metrics.write(4, 40, SCORES)
+        metrics.write(2, 20, {**FIGURES, "train/loss_nats_per_token": 3.5})
+    with Metrics(config, is_main=True, attempt=1) as metrics:
+        metrics.write(2, 20, {**FIGURES, "train/loss_nats_per_token": 3.5})
+    assert steps_of(tmp_path) == [(1, 0), (2, 1)]
+
+
 def test_scores_of_a_step_stand_beside_its_figures(config, tmp_path):
     with Metrics(config, is_main=True, attempt=0) as metrics:
         metrics.write(0, 0, SCORES)

@@ -211,6 +211,21 @@ def test_checkpoint_from_before_there_was_a_guard_loads(tiny_run):
     assert checkpoint.read_state(state.parent).progress.guard == {}
 
 
+def test_saves_amid_bad_steps_leave_what_they_lead_back_to(tiny_run):
+    words = ("guard.rollback_incidents=3", "guard.within_steps=4", "training.keep_checkpoints=1")
+    config = tiny_run(*words, "training.checkpoint_every_steps=1", "training.n_steps=9")
+    trainer = build(config, bad_rows={12, 16, 20})
+    assert trainer.fit() == 0
+    assert trainer.progress.guard["jumps"] == [[3, 12]]
+
+
+def test_a_document_may_be_named_by_any_character(tmp_path):
+    name = "a\u2028b\u0085c\nd"
+    incidents.append(tmp_path, {"kind": "x", "documents": [["de", 0, name]]})
+    (entry,) = incidents.read(tmp_path)
+    assert entry["documents"] == [["de", 0, name]]
+
+
 def test_torn_and_foreign_lines_of_the_log_are_passed_over(tmp_path):
     incidents.incidents_path(tmp_path).write_text('{"kind": "rollback", "num\n[1]\n{"kind": "x"}')
     incidents.append(tmp_path, {"kind": "y"})

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 
@@ -85,6 +87,31 @@ def test_an_origin_that_there_is_not_and_another_model_are_refused(begun, tmp_pa
         build(begun(f"training.warm_start={tmp_path}/gone"))
     with pytest.raises(CheckpointError, match=r"a checkpoint of another model: \S+ has shape"):
         build(begun("model.d_ffn=64", run_dir="other"))
+
+
+def test_a_damaged_checkpoint_is_refused_by_name_and_passed_over_in_a_run(
+    begun, trained_run, tmp_path, capsys
+):
+    origin = shutil.copytree(trained_run.run_dir, tmp_path / "origin")
+    damaged = checkpoint.newest(origin)
+    weights = next(damaged.glob("weights-*"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"training.warm_start=.*: damaged; restore it"):
+        build(begun(f"training.warm_start={damaged}"))
+    build(begun(f"training.warm_start={origin}"))
+    assert "damaged; going on from step-" in capsys.readouterr().err
+
+
+def test_a_relative_name_and_a_folder_put_aside_change_nothing(begun, trained_run, monkeypatch):
+    path = checkpoint.newest(trained_run.run_dir)
+    monkeypatch.chdir(path.parent)
+    config = begun(f"training.warm_start={path.name}", "optimizer.learning_rate=4e-3")
+    aside = checkpoint.checkpoints_dir(config.run_dir) / "step-00000003.damaged"
+    aside.mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"optimizer.learning_rate=0.004: .* times the .* give"):
+        build(config)
 
 
 def test_the_first_figures_are_told_with_kernels_on_and_off(begun):

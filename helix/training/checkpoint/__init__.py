@@ -13,7 +13,12 @@ each parameter exactly once. Format 1, whole parameters without an offset, still
 Nothing is ever unpickled: only JSON and safetensors are read, and no file outside the folder.
 """
 
-from helix.training.checkpoint.files import CheckpointError, checkpoints_dir
+from helix.training.checkpoint.files import (
+    MANIFEST,
+    CheckpointError,
+    checkpoints_dir,
+    saved_steps,
+)
 from helix.training.checkpoint.reading import (
     Progress,
     State,
@@ -29,6 +34,7 @@ from helix.training.checkpoint.retention import Retention, Saved, find_intact, l
 from helix.training.checkpoint.saving import Cost, Saver, save
 
 __all__ = [
+    "MANIFEST",
     "CheckpointError",
     "Cost",
     "Progress",
@@ -47,4 +53,5 @@ __all__ = [
     "read_state",
     "read_weights",
     "save",
+    "saved_steps",
 ]

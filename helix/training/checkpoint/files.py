@@ -64,6 +64,12 @@ def step_of(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
+def saved_steps(folder: Path) -> dict[int, Path]:
+    """List the checkpoints of a folder by their step, the first first, intact or not."""
+    found = {step_of(path): path for path in folder.glob("step-*")}
+    return {step: found[step] for step in sorted(found) if step >= 0}
+
+
 def never() -> bool:
     """Say that a write goes on."""
     return False

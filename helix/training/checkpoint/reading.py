@@ -23,7 +23,7 @@ from helix.training.checkpoint.files import (
     read_json,
     read_manifest,
     refuse_irregular,
-    step_of,
+    saved_steps,
 )
 from helix.training.engine import MOMENTS, Engine, ParameterState
 
@@ -76,8 +76,7 @@ def newest(run_dir: str | Path) -> Path | None:
         CheckpointError: There are checkpoints, and not one is intact.
     """
     folder = checkpoints_dir(run_dir)
-    found = sorted(folder.glob("step-*"), key=step_of, reverse=True)
-    found = [path for path in found if step_of(path) >= 0]
+    found = [*saved_steps(folder).values()][::-1]
     for path in found:
         if is_intact(path):
             if path != found[0]:

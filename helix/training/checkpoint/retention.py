@@ -12,6 +12,7 @@ from helix.training.checkpoint.files import (
     CheckpointError,
     checkpoints_dir,
     read_manifest,
+    saved_steps,
     step_of,
     sync,
 )
@@ -52,12 +53,12 @@ class Saved:
 
 def list_saved(run_dir: str | Path) -> list[Saved]:
     """List the checkpoints of a run by step; one without a readable manifest is none."""
-    found = (_look_at(path) for path in checkpoints_dir(run_dir).glob("step-*"))
-    return sorted((saved for saved in found if saved), key=lambda saved: saved.step)
+    found = (_look_at(path) for path in saved_steps(checkpoints_dir(run_dir)).values())
+    return [saved for saved in found if saved]
 
 
 def _look_at(path: Path) -> Saved | None:
-    if step_of(path) < 0 or not (path / MANIFEST).exists():
+    if not (path / MANIFEST).exists():
         return None
     try:
         _, files = read_manifest(path)
@@ -97,16 +98,21 @@ def point_to(path: Path) -> None:
     sync(path.parent)
 
 
-def prune(newest: Path, retention: Retention) -> None:
+def prune(newest: Path, retention: Retention, *, incidents: Sequence[int] = ()) -> None:
     """Drop what need not stay once `newest`, which is whole, has been added.
 
     A later step that is there is damaged, or it would have been gone on from: it stays, and counts
     for nothing.
+
+    Args:
+        incidents: Steps that were skipped lately. With some more the run goes back to before the
+            first of them.
     """
     folder = newest.parent
-    steps = {step_of(path): path for path in folder.glob("step-*")}
-    steps = {step: steps[step] for step in sorted(steps) if 0 <= step <= step_of(newest)}
+    steps = {n: path for n, path in saved_steps(folder).items() if n <= step_of(newest)}
     kept = {newest.name, pointed_to(folder)}
+    before = [path.name for step, path in steps.items() if step < min(incidents, default=0)]
+    kept |= set(before[-1:])
     kept |= {path.name for path in list(steps.values())[-retention.last :]}
     if retention.every_steps:
         kept |= {path.name for step, path in steps.items() if step % retention.every_steps == 0}

@@ -234,7 +234,7 @@ class Saver:
         self.has_told = True
         print(
             f"helix: step {step}: waits for {self.under_way.final.name}, which is still being "
-            "written; training.checkpoint_every_steps is shorter than a save takes",
+            "written; saves are asked for faster than they end",
             file=sys.stderr,
         )
 
@@ -407,5 +407,5 @@ def seal(final: Path, files: dict[str, Described], state: State, retention: Rete
     partial.rename(final)
     sync(final.parent)
     point_to(final)
-    prune(final, retention)
+    prune(final, retention, incidents=state.progress.guard.get("incidents", ()))
     return Share()
