@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.shingles import GOLDEN, Hashes, mix, multipliers
+from helix.data import DataError
 
 LEAST_RECALL = 0.98  # of pairs at the threshold; what collides below it is verified, not removed
 SEED = 4  # of the permutations; any will do, but always the same
@@ -35,14 +36,14 @@ def choose_bands(n_permutations: int, threshold: float) -> Bands:
     """Choose the longest bands, hence the fewest candidates, that keep LEAST_RECALL.
 
     Raises:
-        ValueError: The permutations are too few for so low a threshold.
+        DataError: The permutations are too few for so low a threshold.
     """
     for n_rows in range(n_permutations, 0, -1):
         n_bands = n_permutations // n_rows
         recall = 1 - (1 - threshold**n_rows) ** n_bands
         if recall >= LEAST_RECALL:
             return Bands(n_bands, n_rows, recall)
-    raise ValueError(
+    raise DataError(
         f"threshold={threshold}: {n_permutations} permutations find too few of such pairs; give "
         "more n_permutations or a higher threshold"
     )

@@ -191,7 +191,10 @@ def check_limit(use: TextUse, limit: float, domains: Sequence[str]) -> Gate:
     where = f" in {', '.join(domains)}" if domains else ""
     name = f"{use.language}{where}: at most {limit:g} tokens per 100 words"
     if use.n_words < MIN_WORDS:
-        found = f"only {use.n_words} words held out; give more text or a larger held_out_share"
+        found = (
+            f"only {use.n_words} words held out; give more text or a larger held_out_share, or "
+            "correct the name"
+        )
         return Gate(name=name, found=found, has_passed=False)
     spent = use.tokens_per_100_words
     return Gate(name=name, found=f"{spent:.1f}", has_passed=spent <= limit)

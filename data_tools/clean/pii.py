@@ -6,6 +6,7 @@ and streets have none and stay.
 """
 
 import re
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Literal
 
@@ -18,16 +19,43 @@ CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
 PHONE = re.compile(
     r"(?<![\w+])(?<!\d[ -])(?:\+|00)[1-9]\d{0,2}[ /.-]?(?:\(0?\d{1,5}\)|\d)(?:[ /.-]?\d){5,12}\b"
 )
+# where a number may end within a match: no card number's last group is shorter, and a row of single
+# digits would pass Luhn's check at one of its many ends
+GROUP_END = re.compile(r"(?<=\w{3})[ -]")
 
 
 def scrub_pii(text: str) -> str:
     """Replace what names a person by <email>, <ip>, <iban>, <card> or <phone>."""
     if "@" in text:
         text = EMAIL.sub("<email>", text)
-    text = IPV4.sub(lambda match: "<ip>" if is_public(match[0]) else match[0], text)
-    text = IBAN.sub(lambda match: "<iban>" if is_iban(match[0]) else match[0], text)
-    text = CARD.sub(lambda match: "<card>" if is_card(match[0]) else match[0], text)
+    text = replace_valid(IPV4, is_public, "<ip>", text)
+    text = replace_valid(IBAN, is_iban, "<iban>", text)
+    text = replace_valid(CARD, is_card, "<card>", text)
     return PHONE.sub("<phone>", text)
+
+
+def replace_valid(
+    pattern: re.Pattern[str], is_valid: Callable[[str], bool], mark: str, text: str
+) -> str:
+    """Replace by a mark what a pattern finds, as far as it passes its check."""
+    parts: list[str] = []
+    kept = position = 0
+    while match := pattern.search(text, position):
+        position = match.end()
+        if end := valid_end(match, is_valid):
+            parts += text[kept : match.start()], mark
+            kept = position = end  # what follows may be the next one
+    return "".join([*parts, text[kept:]])
+
+
+def valid_end(match: re.Match[str], is_valid: Callable[[str], bool]) -> int | None:
+    """Tell where the longest part that passes ends: a date or a BIC may follow a number."""
+    cuts = [cut.start() for cut in GROUP_END.finditer(match.string, *match.span())]
+    for end in [match.end(), *reversed(cuts)]:
+        part = match.re.fullmatch(match.string, match.start(), end)
+        if part and is_valid(part[0]):
+            return end
+    return None
 
 
 def is_public(address: str) -> bool:

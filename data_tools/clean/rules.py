@@ -77,9 +77,8 @@ def has_ellipses(statistics: TextStatistics, language: str, limits: Limits) -> b
 
 def has_bullet_lines(statistics: TextStatistics, language: str, limits: Limits) -> bool:
     """Tell whether too many lines begin with a bullet."""
-    allowed = (1 - limits.max_bullet_line_share) * len(statistics.lines)
-    others = (line for line in statistics.lines if not line.startswith(BULLETS))
-    return not any(n_others >= allowed for n_others, _ in enumerate(others, start=1))
+    n_bullets = sum(line.startswith(BULLETS) for line in statistics.lines)
+    return n_bullets > limits.max_bullet_line_share * len(statistics.lines)
 
 
 def has_ellipsis_lines(statistics: TextStatistics, language: str, limits: Limits) -> bool:

@@ -66,7 +66,8 @@ def build_corpus(
             this process.
 
     Returns:
-        The manifest. A package that failed is told there, and the rest was made.
+        The manifest. A package that failed is told there, what an earlier run made of it is
+        removed, and the rest was made.
 
     Raises:
         DataError: `out` holds text of another set, or not one package could be had.
@@ -79,6 +80,7 @@ def build_corpus(
     if len(failures) == len(recipes):
         raise DataError(f"no package could be had; the first: {next(iter(failures.values()))}")
     manifest = make_manifest(recipes, out, failures)
+    remove_untold(manifest, out)
     write_text(out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return manifest
 
@@ -93,6 +95,14 @@ def refuse_strangers(recipes: Sequence[Recipe], out: Path) -> None:
             raise DataError(
                 f"out={out}: {file.name} is not of this set; give another folder, or move the file"
             )
+
+
+def remove_untold(manifest: dict[str, Any], out: Path) -> None:
+    """Remove text of earlier runs that the manifest does not name: the next verb would read it."""
+    told = {source["file"] for source in manifest["sources"]}
+    for file in out.glob("*.jsonl"):
+        if file.name not in told:
+            file.unlink()
 
 
 def make_packages(

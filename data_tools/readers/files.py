@@ -58,7 +58,8 @@ def find_files(inputs: Sequence[str | Path]) -> list[TextFile]:
     matches, sorted. Hidden files stand for themselves only.
 
     Raises:
-        DataError: An input is missing, stands for no text file, or a file is given twice.
+        DataError: An input is missing, stands for no text file, a file is given twice, or is a
+            link to nothing.
     """
     files: dict[Path, TextFile] = {}
     for given in inputs:
@@ -100,8 +101,16 @@ def find_in_folder(folder: Path) -> list[TextFile]:
 
 
 def keep_text(paths: Iterable[Path]) -> list[TextFile]:
-    """Keep the files whose suffix is that of text."""
-    return [file for path in paths if path.is_file() and (file := parse_name(path))]
+    """Keep the files whose suffix is that of text.
+
+    Raises:
+        DataError: One is a link to nothing.
+    """
+    named = [file for path in paths if (file := parse_name(path))]
+    for file in named:
+        if file.path.is_symlink() and not file.path.exists():
+            raise DataError(f"{file.path}: a link to nothing; mend it, or remove it")
+    return [file for file in named if file.path.is_file()]
 
 
 def open_name(path: Path) -> TextFile:

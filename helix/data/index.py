@@ -59,7 +59,10 @@ class Index:
         """Read an index and check its content."""
         try:
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                index = cls(**{name: arrays[name] for name in INDEX_DTYPES})
+                columns = {name: arrays[name] for name in INDEX_DTYPES}
+            if len({column.shape for column in columns.values()}) > 1:
+                raise ValueError("its columns differ in length")
+            index = cls(**columns)
             found = index.hash()
         except Exception as error:  # zip, zlib, numpy and key errors: damage has many names
             raise DataError(f"{file}: damaged ({error}); {REPAIR}") from None

@@ -8,14 +8,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 REPAIR = "copy the file again from where the dataset was made, or make the dataset again"
 
+ID_DTYPES = ("<u2", "<u4")
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
+Record = TypeVar("Record")
 
 
 class DataError(ValueError):
@@ -120,14 +122,19 @@ class Manifest:
             )
         told = fields.pop("fingerprint", None)  # not in datasets of before November 2026
         try:
-            manifest = cls(**fields | {"splits": read_splits(fields["splits"])})
+            manifest = of_types(cls(**fields | {"splits": read_splits(fields["splits"])}))
             found = hash_fields(manifest.fields())
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{file}: damaged ({error}); make the dataset again") from None
         if told not in (None, found):
             raise DataError(
                 f"{file}: changed since it was written (its content hashes to {found[:16]}, it "
                 f"says {str(told)[:16]}); {REPAIR}"
+            )
+        if manifest.id_dtype not in ID_DTYPES:
+            raise DataError(
+                f"{file}: damaged (id_dtype is {manifest.id_dtype!r:.40}, not one of "
+                f"{', '.join(ID_DTYPES)}); make the dataset again"
             )
         check_names(manifest, file)
         return manifest
@@ -186,5 +193,19 @@ def read_splits(splits: Mapping[str, Mapping[str, dict]]) -> dict[str, dict[str,
 
 def read_source(fields: dict) -> Source:
     """Rebuild one source from JSON."""
-    shards = tuple(Shard(**shard) for shard in fields["shards"])
-    return Source(**fields | {"shards": shards, "licences": tuple(fields["licences"])})
+    shards = tuple(of_types(Shard(**shard)) for shard in fields["shards"])
+    source = Source(**fields | {"shards": shards, "licences": tuple(fields["licences"])})
+    if not shards or of_types(source).n_documents < 1:
+        raise ValueError(f"{source.index!r}: a source without a shard or without a document")
+    return source
+
+
+def of_types(record: Record) -> Record:
+    """Give back a record out of JSON if its fields have the types that its class declares."""
+    for name, declared in get_type_hints(type(record)).items():
+        value = getattr(record, name)
+        kind = get_origin(declared) or declared
+        items = value if kind is tuple and isinstance(value, tuple) else ()
+        if type(value) is not kind or any(type(item) not in get_args(declared) for item in items):
+            raise TypeError(f"{name} is {value!r:.40}")
+    return record

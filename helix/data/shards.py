@@ -62,12 +62,19 @@ __all__ = [
 
 
 def json_members(tar: tarfile.TarFile) -> Iterator[list[dict]]:
-    """Yield what each .json member says of its documents; a link is no file, whatever its name."""
+    """Yield what each .json member says of its documents; a link is no file, whatever its name.
+
+    Raises:
+        DataError: A member holds something other than a list.
+    """
     for member in tar:
         if member.isreg() and member.name.endswith(".json"):
             file = tar.extractfile(member)
             assert file is not None  # as for every regular member
-            yield json.load(file)
+            facts = json.load(file)
+            if not isinstance(facts, list):
+                raise DataError(f"{member.name}: no list of documents; {REPAIR}")
+            yield facts
 
 
 class Dataset:

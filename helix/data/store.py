@@ -91,10 +91,15 @@ def open_store(path: str | Path, cache: str | Path = "") -> Store:
         DataError: There is no dataset, or its manifest is damaged.
     """
     if not is_url(path):
-        return LocalStore(Path(path))
+        return LocalStore(expand_home(path))
     from helix.data.cache import CachedStore  # it imports fsspec, which a folder does not need
 
-    return CachedStore(str(path), Path(cache or default_cache()))
+    return CachedStore(str(path), expand_home(cache or default_cache()))
+
+
+def expand_home(path: str | Path) -> Path:
+    """Put the home folder in place of "~": in data.path=~/x no shell does."""
+    return Path(os.path.expanduser(path))
 
 
 def is_url(path: str | Path) -> bool:

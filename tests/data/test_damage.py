@@ -109,8 +109,9 @@ def test_a_bit_flipped_in_any_file_serves_no_wrong_token(hurt_path, intact, data
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << bit
     with Damaged(file, content):
         if file.suffix == ".tar":
-            faults = verify(hurt_path).faults
-            assert {fault.file for fault in faults} == {str(file.relative_to(hurt_path))}
+            faults = verify(hurt_path).faults  # an id that became another's is told where that is
+            named = {fault.file for fault in faults if "the id of another" not in fault.problem}
+            assert named == {str(file.relative_to(hurt_path))}
         dataset, refusal = attempt(Dataset.open, hurt_path)
         assert dataset is not None or file.name in refusal
         for (source, document), expected in intact.items() if dataset is not None else ():

@@ -324,6 +324,13 @@ def test_the_cache_lies_where_xdg_says_and_one_folder_serves_the_dataset(server,
     assert dataset.path == default_cache() / dataset.fingerprint[:32]
 
 
+def test_a_folder_below_home_may_be_called_by_a_tilde(pristine, server, monkeypatch):
+    monkeypatch.setenv("HOME", str(pristine.parent))
+    assert open_store(f"~/{pristine.name}").path == pristine
+    store = open_store(server.url, "~/cache")
+    assert store.path.parent == pristine.parent / "cache"
+
+
 def test_stats_and_validation_work_behind_a_url(pristine, server):
     assert collect_stats(server.url) == collect_stats(pristine)
     sources = build_validation(DataConfig(path=server.url), ByteTokenizer())

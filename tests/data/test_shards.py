@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import tarfile
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from helix.data import DataError, Dataset
 from helix.data.manifest import MANIFEST, Manifest
+from helix.data.names import document_id
 from helix.data.shards import check_weights, document_order
 from helix.tokenizer import ByteTokenizer
 
@@ -80,6 +82,42 @@ def test_a_damaged_manifest_is_refused_by_name(dataset_path, content):
     (dataset_path / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"manifest.json: damaged"):
         Dataset.open(dataset_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("manifest", {"id_dtype": ">u2"}),
+        ("manifest", {"id_dtype": None}),
+        ("manifest", {"tokenizer_fingerprint": 7}),
+        ("source", {"n_documents": "51"}),
+        ("source", {"licences": [1]}),
+        ("source", {"shards": []}),
+        ("source", {"n_documents": 0}),
+        ("shard", {"n_file_bytes": "10240"}),
+        ("shard", {"sha256": 5}),
+    ],
+)
+def test_a_manifest_with_another_type_or_without_content_is_refused(dataset_path, place, change):
+    file = dataset_path / "manifest.json"
+    fields = json.loads(file.read_text())
+    del fields["fingerprint"]  # as somebody would who can hash it again
+    source = fields["splits"]["train"]["de"]
+    {"manifest": fields, "source": source, "shard": source["shards"][0]}[place].update(change)
+    file.write_text(json.dumps(fields))
+    with pytest.raises(DataError, match=r"manifest.json: damaged \("):
+        Dataset.open(dataset_path)
+
+
+def test_names_that_are_no_list_are_refused(dataset_path):
+    shard = dataset_path / "train" / "de-000000.tar"
+    with tarfile.open(shard) as tar:
+        member = next(member for member in tar if member.name.endswith(".json"))
+    with shard.open("r+b") as file:
+        file.seek(member.offset_data)
+        file.write(b"{}".ljust(member.size))
+    with pytest.raises(DataError, match=r"document 0 of 'de': its name is damaged \(.*no list"):
+        document_id(Dataset.open(dataset_path), "de", 0)
 
 
 def test_a_dataset_of_another_version_is_refused(dataset_path):
@@ -158,6 +196,10 @@ def test_an_index_of_other_content_is_refused(dataset_path):
     changed["offset"][0] += 2
     np.savez(file, **changed)
     with pytest.raises(DataError, match=r"de.index.npz: bytes changed"):
+        Dataset.open(dataset_path)
+    changed["offset"] = changed["offset"][1:]
+    np.savez(file, **changed)
+    with pytest.raises(DataError, match=r"de.index.npz: damaged \(its columns differ in length"):
         Dataset.open(dataset_path)
 
 

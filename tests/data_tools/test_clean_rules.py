@@ -100,6 +100,8 @@ def test_german_needs_german_stop_words_and_other_languages_none():
 def test_limits_are_options():
     assert reason_of("The old bridge and the river.", limits=Limits(min_words=6)) is None
     assert reason_of(ENGLISH, limits=Limits(min_words=50)) == "few_words"
+    bullets, off = BROKEN["bullet_lines"], Limits(max_bullet_line_share=1)
+    assert reason_of(bullets, limits=off, rules=("bullet_lines",)) is None
 
 
 @pytest.mark.parametrize(

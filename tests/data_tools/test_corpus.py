@@ -202,6 +202,14 @@ def test_a_changed_recipe_is_made_again(tmp_path):
     assert {document.domain for document in documents} == {"manual"}
 
 
+def test_text_that_an_earlier_run_made_of_a_package_that_fails_is_removed(tmp_path):
+    build(tmp_path)
+    changed = replace(RECIPE_DE, domain="manual"), RECIPE_EN
+    manifest = build(tmp_path, changed, {})
+    assert list(manifest["failures"]) == ["guide-de"]
+    assert [file.name for file in (tmp_path / "out").glob("*.jsonl")] == ["guide.en.jsonl"]
+
+
 def test_a_folder_with_text_of_others_is_refused_and_left_alone(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "novel.de.jsonl").write_text("mine")

@@ -449,6 +449,14 @@ def test_a_file_given_twice_is_refused(tree):
         found(tree, "", "b.*")
 
 
+@pytest.mark.parametrize("given", ["", "c.*"])
+def test_a_link_to_nothing_is_not_left_out_in_silence(tree, given):
+    (tree / "c.txt").symlink_to(tree / "elsewhere.txt")
+    (tree / "c.pdf").symlink_to(tree / "elsewhere.pdf")
+    with pytest.raises(DataError, match=r"c\.txt: a link to nothing"):
+        found(tree, given)
+
+
 def test_other_compressions_are_refused_by_their_name(tmp_path):
     for name in ("a.txt.bz2", "a.parquet.gz", "a.gz"):
         with pytest.raises(DataError, match=rf"give a .txt or .jsonl file, not \S*{name[-3:]};"):

@@ -126,6 +126,12 @@ def test_training_that_would_not_fit_the_memory_is_refused_before_it_starts(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_memory_that_is_free_is_what_the_jobs_limit_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr("helix.preflight.memory.left_in_cgroups", lambda: [2**27])
+    with pytest.raises(DataError, match=r"more than the 0\.1 GiB that it may take"):
+        train_tokenizer(documents_of(300), tmp_path / "a.model", n_vocab=400)
+
+
 def test_as_many_lines_as_the_refusal_names_fit(tmp_path, monkeypatch):
     monkeypatch.setitem(train_tokenizer_module.BYTES_PER_BYTE, "bpe", 1e5)
 
@@ -216,6 +222,11 @@ def test_a_model_that_fails_a_gate_does_not_take_the_place_of_one(text_file, tmp
 def test_default_limits_hold_for_those_who_ask_for_200000_ids(text_file, tmp_path):
     with pytest.raises(DataError, match="de: at most 150 tokens per 100 words"):
         run(options_of(text_file, tmp_path, n_vocab=200_000))
+
+
+def test_a_given_limit_is_held_where_no_text_is_of_its_language(text_file, tmp_path):
+    with pytest.raises(DataError, match=r"ge: at most 1000 .*only 0 words held out"):
+        run(options_of(text_file, tmp_path, limits="de:1000,ge:1000"))
 
 
 def test_limits_may_be_held_to_some_domains(text_file, tmp_path):
