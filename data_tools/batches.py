@@ -57,14 +57,16 @@ def estimate_bytes(files: Iterable[TextFile]) -> int:
     return sum(file.n_bytes * (COMPRESSED_RATIO if file.is_compressed else 1) for file in files)
 
 
-def batch_documents(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Group documents to batches of about `BATCH_BYTES`."""
-    batch: list[Document] = []
+def batch_items(
+    items: Iterable[Item], text_of: Callable[[Item], str], *, n_items: int = sys.maxsize
+) -> Iterator[list[Item]]:
+    """Group items to batches of about `BATCH_BYTES` of text, and of `n_items` at the most."""
+    batch: list[Item] = []
     n_characters = 0
-    for document in documents:
-        batch.append(document)
-        n_characters += len(document.text)
-        if n_characters >= BATCH_BYTES:
+    for item in items:
+        batch.append(item)
+        n_characters += len(text_of(item))
+        if n_characters >= BATCH_BYTES or len(batch) == n_items:
             yield batch
             batch, n_characters = [], 0
     if batch:
@@ -98,7 +100,7 @@ def map_batches(
     ahead: deque[list[Document]] = deque()
 
     def picked() -> Iterator[list[Item]]:
-        for batch in batch_documents(documents):
+        for batch in batch_items(documents, text_of):
             ahead.append(batch)
             yield [pick(document) for document in batch]
 

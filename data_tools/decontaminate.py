@@ -31,7 +31,7 @@ from data_tools.overlap_report import (
     sort_hashes,
 )
 from data_tools.readers.files import find_files, refuse_inputs_within
-from data_tools.result_folder import SourceFiles, new_folder, open_text, place_folder, to_line
+from data_tools.result_folder import SourceFiles, new_folder, open_text, to_line
 from data_tools.text_options import TextOptions
 from helix.data import DataError
 from helix.data.files import hash_file
@@ -180,30 +180,29 @@ def decontaminate(options: DecontaminateOptions) -> DecontaminateReport:
     """
     index = read_evaluations(options)
     refuse_inputs_within(options.out, find_files(options.inputs))
-    folder = new_folder(options.out, replace=options.replace)
-    tally = write_clean(index, options, folder)
-    report = DecontaminateReport(
-        options={
-            "inputs": list(options.inputs),
-            "field": options.field,
-            "source": options.source,
-            "ngram_words": options.ngram_words,
-            "fields": options.fields,
-        },
-        evaluations=tuple(
-            describe_file(path, file, index, tally)
-            for file, path in enumerate(options.evaluations())
-        ),
-        sources=tuple(
-            SourceCounts(source, **tally.sources[source]) for source in sorted(tally.sources)
-        ),
-        found=tuple(describe_items(options.evaluations(), index, tally)),
-        clean=sort_hashes(folder / CLEAN),
-        overlapping=sort_hashes(folder / OVERLAPPING),
-    )
-    text = json.dumps(asdict(report), ensure_ascii=False, indent=1)
-    (folder / REPORT).write_text(text + "\n", encoding="utf-8")
-    place_folder(folder, options.out)
+    with new_folder(options.out, replace=options.replace) as folder:
+        tally = write_clean(index, options, folder)
+        report = DecontaminateReport(
+            options={
+                "inputs": list(options.inputs),
+                "field": options.field,
+                "source": options.source,
+                "ngram_words": options.ngram_words,
+                "fields": options.fields,
+            },
+            evaluations=tuple(
+                describe_file(path, file, index, tally)
+                for file, path in enumerate(options.evaluations())
+            ),
+            sources=tuple(
+                SourceCounts(source, **tally.sources[source]) for source in sorted(tally.sources)
+            ),
+            found=tuple(describe_items(options.evaluations(), index, tally)),
+            clean=sort_hashes(folder / CLEAN),
+            overlapping=sort_hashes(folder / OVERLAPPING),
+        )
+        text = json.dumps(asdict(report), ensure_ascii=False, indent=1)
+        (folder / REPORT).write_text(text + "\n", encoding="utf-8")
     return report
 
 

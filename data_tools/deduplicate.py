@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, cast
 
@@ -28,7 +29,7 @@ from data_tools.fingerprints import fingerprint_texts, hash_text
 from data_tools.minhash import Bands, choose_bands
 from data_tools.options import run_program
 from data_tools.readers.files import find_files, refuse_inputs_within
-from data_tools.result_folder import SourceFiles, new_folder, open_text, place_folder, to_line
+from data_tools.result_folder import SourceFiles, new_folder, open_text, to_line
 from data_tools.text_options import TextOptions
 from helix.data import DataError
 
@@ -124,19 +125,18 @@ def deduplicate(options: DeduplicateOptions) -> DeduplicateReport:
         )
     bands = choose_bands(options.n_permutations, options.threshold) if options.near else None
     refuse_inputs_within(options.out, find_files(options.inputs))
-    folder = new_folder(options.out, replace=options.replace)
-    with closing(DuplicateIndex(folder / "index", memory_gib=options.memory_gib)) as index:
-        fill_index(index, options, bands)
-        index.rank(order_sources(index.sources(), options.prefer))
-        if bands is not None:
-            for _ in show_stream(index.remove_near(options.threshold), "compare documents"):
-                pass
-        write_kept(index, options, folder)
-        report = describe(index, options, bands)
-    shutil.rmtree(folder / "index")
-    text = json.dumps(asdict(report), ensure_ascii=False, indent=1)
-    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    place_folder(folder, options.out)
+    with new_folder(options.out, replace=options.replace) as folder:
+        with closing(DuplicateIndex(folder / "index", memory_gib=options.memory_gib)) as index:
+            fill_index(index, options, bands)
+            index.rank(order_sources(index.sources(), options.prefer))
+            if bands is not None:
+                for _ in show_stream(index.remove_near(options.threshold), "compare documents"):
+                    pass
+            write_kept(index, options, folder)
+            report = describe(index, options, bands)
+        shutil.rmtree(folder / "index")
+        text = json.dumps(asdict(report), ensure_ascii=False, indent=1)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     return report
 
 
@@ -180,7 +180,12 @@ def write_kept(index: DuplicateIndex, options: DeduplicateOptions, folder: Path)
 def reread(index: DuplicateIndex, options: DeduplicateOptions) -> Iterator[tuple[Document, bool]]:
     """Read the inputs again, each document with whether it stays."""
     documents = show_documents(options, "write what stays")
-    for document, indexed in zip(documents, index.text_hashes(), strict=False):
+    for document, indexed in zip_longest(documents, index.text_hashes()):
+        if document is None or indexed is None:
+            raise DataError(
+                f"the text became {'shorter' if document is None else 'longer'} while it was "
+                "read; start again when nobody writes to the inputs"
+            )
         text_hash, is_kept = indexed
         if hash_text(document.text) != text_hash:
             raise DataError(

@@ -1,7 +1,7 @@
 """Make shards: documents to a dataset folder, as helix/data/shards.py describes it.
 
 The documents are read twice: to share them out (data_tools/splits.py), then to write them, so
-that they need not fit in memory. Everything is written to `<path>.partial`, the manifest last,
+that they need not fit in memory. Everything is written under a temporary name, the manifest last,
 and that folder is renamed at the end: a writer that was killed leaves nothing that looks like a
 dataset. The same documents give the same bytes.
 """
@@ -10,7 +10,6 @@ import contextlib
 import functools
 import importlib.metadata
 import itertools
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,11 +20,12 @@ import numpy as np
 import sentencepiece
 
 import helix
-from data_tools.batches import show_documents
+from data_tools.batches import batch_items, show_documents
 from data_tools.documents import Document
 from data_tools.options import run_program
 from data_tools.overlap_report import refuse_overlap
-from data_tools.result_folder import SOURCE_NAME, place_folder
+from data_tools.readers.files import find_files, refuse_inputs_within
+from data_tools.result_folder import SOURCE_NAME, new_folder
 from data_tools.shard_writer import SourceWriter
 from data_tools.splits import SPLITS, UNDECIDED, Survey
 from data_tools.text_options import TextOptions
@@ -35,7 +35,7 @@ from helix.data.shards import MANIFEST, Manifest, Source, Split
 from helix.tokenizer import Tokenizer, load_named
 
 Group = Literal["source", "language", "domain"]
-ENCODED_AT_ONCE = 512  # documents handed to encode_many, so that it can use all cores
+ENCODED_AT_ONCE = 512  # documents handed to encode_many at the most, so that it can use all cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,12 @@ def regroup(document: Document, group: Group) -> Document:
 
 
 def run(options: MakeShardsOptions) -> Dataset:
-    """Make a dataset of a person's own files."""
+    """Make a dataset of a person's own files.
+
+    Raises:
+        DataError: An input lies in the folder to write; also as `make_shards` raises it.
+    """
+    refuse_inputs_within(options.out, find_files(options.inputs))
     return make_shards(
         CheckedDocuments(options),
         load_named(options.tokenizer),
@@ -135,46 +140,40 @@ def make_shards(
         replace: Replace a dataset that is there; otherwise that is an error.
 
     Raises:
-        DataError: There is a dataset already, a source is too small to be split, or two documents
-            of a source have one id.
+        DataError: There is a dataset already, or what is there is no result that could be
+            replaced; a source is too small to be split, or two documents of a source have one id.
     """
-    path = Path(path)
     if not 0 <= validation_fraction < 1:
         raise DataError(f"validation_fraction={validation_fraction}: give a value in [0, 1)")
     if seed < 0:
         raise DataError(f"seed={seed}: give at least 0")
-    if path.exists() and not replace:
-        raise DataError(f"{path}: is there already; give another folder, or replace=true")
-    survey = Survey(documents, seed=seed)
-    refuse_bad_sources(survey)
-    refuse_repeated_ids(survey, documents)
-    splits = survey.assign(fraction=validation_fraction)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    id_dtype = "<u2" if tokenizer.n_vocab <= 65_536 else "<u4"
-    shares = encode(share_out(documents, survey, splits.tolist()), tokenizer, id_dtype=id_dtype)
-    writer_of = functools.partial(
-        SourceWriter, partial, id_dtype=id_dtype, shard_bytes=shard_bytes, with_text=with_text
-    )
-    written = write_shares(shares, writer_of)
-    manifest = Manifest(
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        n_vocab=tokenizer.n_vocab,
-        id_dtype=id_dtype,
-        splits=written,
-        creation={
-            "validation_fraction": float(validation_fraction),
-            "seed": seed,
-            "shard_bytes": shard_bytes,
-        },
-        versions={
-            "helix": helix.__version__,
-            "sentencepiece": sentencepiece.__version__,
-            "webdataset": importlib.metadata.version("webdataset"),
-        },
-    )
-    (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    place_folder(partial, path)
+    with new_folder(path, replace=replace) as folder:
+        survey = Survey(documents, seed=seed)
+        refuse_bad_sources(survey)
+        refuse_repeated_ids(survey, documents)
+        splits = survey.assign(fraction=validation_fraction)
+        id_dtype = "<u2" if tokenizer.n_vocab <= 65_536 else "<u4"
+        shares = encode(share_out(documents, survey, splits.tolist()), tokenizer, id_dtype=id_dtype)
+        writer_of = functools.partial(
+            SourceWriter, folder, id_dtype=id_dtype, shard_bytes=shard_bytes, with_text=with_text
+        )
+        manifest = Manifest(
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            n_vocab=tokenizer.n_vocab,
+            id_dtype=id_dtype,
+            splits=write_shares(shares, writer_of),
+            creation={
+                "validation_fraction": float(validation_fraction),
+                "seed": seed,
+                "shard_bytes": shard_bytes,
+            },
+            versions={
+                "helix": helix.__version__,
+                "sentencepiece": sentencepiece.__version__,
+                "webdataset": importlib.metadata.version("webdataset"),
+            },
+        )
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return Dataset.open(path)
 
 
@@ -219,8 +218,7 @@ def encode(
     shares: Iterable[tuple[tuple[Split, str], Document]], tokenizer: Tokenizer, *, id_dtype: str
 ) -> Iterator[tuple[tuple[Split, str], Document, bytes]]:
     """Add the bytes of each document's ids, with bos and eos."""
-    shares = iter(shares)
-    while some := list(itertools.islice(shares, ENCODED_AT_ONCE)):
+    for some in batch_items(shares, lambda share: share[1].text, n_items=ENCODED_AT_ONCE):
         encoded = tokenizer.encode_many([document.text for _, document in some])
         for (key, document), ids in zip(some, encoded, strict=True):
             data = np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], id_dtype)

@@ -4,8 +4,10 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from helix.config import ConfigError, load_options, suggestion
@@ -27,14 +29,23 @@ VERBS = {
 
 
 def read_options(kind: type[Options], arguments: Sequence[str]) -> Options:
-    """Read a verb's options; words without "=" are its inputs.
+    """Read a verb's options; words without "=" are its inputs, and so are paths that hold one.
 
     Raises:
         ConfigError: A word names no option, has a wrong value, or an option is missing.
     """
-    inputs = [word for word in arguments if "=" not in word]
-    words = [word for word in arguments if "=" in word]
+    names = {field.name for field in fields(kind)}  # pyright: ignore[reportArgumentType]
+    inputs = [word for word in arguments if is_input(word, names)]
+    words = [word for word in arguments if not is_input(word, names)]
     return load_options(kind, [f"inputs={json.dumps(inputs)}", *words] if inputs else words)
+
+
+def is_input(word: str, names: Container[str]) -> bool:
+    """Tell a file, such as parts/lang=de/a.jsonl, from a setting of one of the names."""
+    key, has_value, _ = word.partition("=")
+    if not has_value:
+        return True
+    return key.partition(".")[0] not in names and ("/" in key or Path(word).exists())
 
 
 def describe(kind: type) -> str:
@@ -65,14 +76,30 @@ def run_program(run: Callable[[Any], object], kind: type, arguments: Sequence[st
         raise SystemExit(2) from None
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the verb that the first argument names; `helix.cli` tells a person what went wrong."""
-    verb = arguments[0] if arguments else "--help"
-    if verb in ("-h", "--help"):
-        print(f"give one of: {', '.join(VERBS)}")
-        return
+def find(verb: str) -> tuple[Callable[[Any], object], type]:
+    """Import a verb: what runs it, and its options."""
     if verb not in VERBS:
         raise ConfigError(f"data {verb}: no such verb{suggestion(verb, VERBS)}")
     module_name, options_name = VERBS[verb].split(":")
     module = importlib.import_module(module_name)
-    run_verb(module.run, getattr(module, options_name), arguments[1:])
+    return module.run, getattr(module, options_name)
+
+
+def read(arguments: Sequence[str]) -> Callable[[], object]:
+    """Read the words of a verb, and open no file; give what runs it. See `read_options` for errors.
+
+    Args:
+        arguments: The verb, and its words.
+    """
+    verb, *words = arguments or [""]
+    run, kind = find(verb)
+    return partial(run, read_options(kind, words))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run the verb that the first argument names; `helix.cli` tells a person what went wrong."""
+    verb, *words = arguments or ["--help"]
+    if verb in ("-h", "--help"):
+        print(f"give one of: {', '.join(VERBS)}")
+        return
+    run_verb(*find(verb), words)

@@ -9,6 +9,7 @@ A sample of a tar is documents until they make SAMPLE_BYTES of ids:
 Nothing in a tar tells when or by whom it was written.
 """
 
+import io
 import json
 import tarfile
 from array import array
@@ -118,6 +119,7 @@ class SourceWriter:
             tar = self.open_tar()
         key = f"{self.name}-{len(self.files) - 1:06d}-{self.n_samples:06d}"
         tar.write({"__key__": key, **members})
+        self.flush()
         self.n_samples += 1
         # members are sorted by name: .tokens came last
         offset = tar.tarstream.offset - round_up(len(members["tokens"]), TAR_BLOCK)
@@ -134,15 +136,25 @@ class SourceWriter:
         self.close()
         self.files.append(f"{self.split}/{self.name}-{len(self.files):06d}.tar")
         self.n_samples = 0
-        self.stream = (self.root / self.files[-1]).open("wb")
+        self.stream = io.BytesIO()
         self.tar = TarWriter(self.stream, user="", group="", mtime=0, encoder=False)
         return self.tar
+
+    def flush(self) -> None:
+        """Append what the tar grew by to its file, which is open no longer than that.
+
+        A dataset may have more sources than a process may open files.
+        """
+        with (self.root / self.files[-1]).open("ab") as file:
+            file.write(self.stream.getvalue())
+        self.stream.seek(0)
+        self.stream.truncate()
 
     def close(self) -> None:
         """End the shard that is open."""
         if self.tar is not None:
             self.tar.close()
-            self.stream.close()
+            self.flush()
             self.tar = None
 
 

@@ -1,9 +1,11 @@
 """Which documents are written, and to which split: decided in one pass, for a second to act on.
 
 A text that occurs twice is written once. What its maker decided stands (`Document.split`), and
-binds the other translations of the same text (`Document.pair`). Of the rest a share is held out by
-a hash: of the pair where there is one, so that no translation of a held-out text is trained on,
-else of the text. So the split of a text depends on neither its place nor the other texts.
+binds its copies, the other translations of the same text (`Document.pair`) and the copies of
+those. Where it is decided both ways by that, it is held out: twins slip into every large corpus,
+and one that is trained on spoils the other. Of the rest a share is held out by a hash: of the pair
+where there is one, so that no translation of a held-out text is trained on, else of the text. So
+the split of a text depends on neither its place nor the other texts.
 """
 
 import hashlib
@@ -87,7 +89,7 @@ class Survey:
         """
         if not self.is_written.any():
             raise DataError("no text given: there is no document to make shards of")
-        splits = np.where(self.is_written, self.settle_pairs(), UNDECIDED).astype(np.uint8)
+        splits = np.where(self.is_written, self.settle(), UNDECIDED).astype(np.uint8)
         is_open = self.is_written & (splits == UNDECIDED)
         paired = is_open & self.is_paired
         splits[paired] = self.split_pairs(paired, splits, fraction)
@@ -99,27 +101,29 @@ class Survey:
             splits[alone] = np.where(self.keys[alone] < limit, VALIDATION, TRAIN)
         return splits
 
-    def settle_pairs(self) -> NDArray[np.uint8]:
-        """Give what was decided of each document or of another one of its pair."""
-        decided = self.decided.copy()
+    def settle(self) -> NDArray[np.uint8]:
+        """Give what was decided of each document, of a copy, of its pair or of a copy of that."""
+        if not self.decided.any():
+            return self.decided
+        self.refuse_torn_pairs()
+        _, texts = np.unique(self.text_hashes, return_inverse=True)
+        decided = most_of_each(self.decided, texts)
         places = np.flatnonzero(self.is_paired)
-        if not len(places):
-            return decided
-        _, inverse = np.unique(self.keys[places], return_inverse=True)
-        most = np.zeros(inverse.max() + 1, np.uint8)
-        least = np.full(len(most), VALIDATION + 1, np.uint8)
-        np.maximum.at(most, inverse, decided[places])
-        known = decided[places] != UNDECIDED
-        np.minimum.at(least, inverse[known], decided[places][known])
-        torn = np.flatnonzero((least == TRAIN) & (most == VALIDATION))
+        _, pairs = np.unique(self.keys[places], return_inverse=True)
+        decided[places] = most_of_each(decided[places], pairs)
+        return most_of_each(decided, texts)
+
+    def refuse_torn_pairs(self) -> None:
+        """Refuse translations of one text that their maker put on both sides."""
+        known = np.flatnonzero(self.is_paired & (self.decided != UNDECIDED))
+        is_train = self.decided[known] == TRAIN
+        torn = np.intersect1d(self.keys[known[is_train]], self.keys[known[~is_train]])
         if len(torn):
-            first = int(places[inverse == torn[0]][0])
+            first = int(np.flatnonzero(self.is_paired & (self.keys == torn[0]))[0])
             raise DataError(
                 f"document {first + 1}: one of its pair is of the split train, another of "
                 "validation; give all translations of a text one split"
             )
-        decided[places] = most[inverse]
-        return decided
 
     def split_pairs(
         self, paired: NDArray[np.bool_], splits: NDArray[np.uint8], fraction: float
@@ -134,6 +138,13 @@ class Survey:
             limit = max(limit, choose_limit(name, keys, set(), fraction))
             most = min(most, int(keys.max()))
         return np.where(self.keys[paired] < min(limit, most), VALIDATION, TRAIN).astype(np.uint8)
+
+
+def most_of_each(decided: NDArray[np.uint8], groups: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Give each document the highest decision of its group: VALIDATION before TRAIN."""
+    most = np.zeros(groups.max(initial=-1) + 1, np.uint8)
+    np.maximum.at(most, groups, decided)
+    return most[groups]
 
 
 def first_of_each(hashes: NDArray[np.bytes_]) -> NDArray[np.bool_]:

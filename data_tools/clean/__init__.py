@@ -27,7 +27,8 @@ class CleanOptions(TextOptions):
     with samples of what was dropped, for a person to look at. The same input gives the same bytes.
 
     Attributes:
-        out: Folder to write; what an earlier `clean` wrote there is replaced.
+        out: Folder to write; what an earlier `clean` wrote there is replaced. It may hold nothing
+            else.
         languages: ISO 639-1 codes to keep, such as "de,en"; empty keeps all of them and trusts the
             labels of the documents.
         pii: "scrub" replaces e-mail and IP addresses, IBANs, card and telephone numbers.

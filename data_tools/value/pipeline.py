@@ -15,12 +15,12 @@ import numpy as np
 from data_tools.batches import choose_workers, map_batches, show_documents, text_and_language
 from data_tools.clean.report import SAMPLE_CHARACTERS
 from data_tools.documents import Document
+from data_tools.readers.files import find_files, refuse_inputs_within
 from data_tools.result_folder import (
     SourceFiles,
     check_source,
     new_folder,
     open_text,
-    place_folder,
     to_line,
 )
 from data_tools.value import DEFAULT_KEEP, ValueOptions
@@ -49,26 +49,27 @@ def value(options: ValueOptions) -> ValueReport:
     """Score the inputs and write the better ones to `options.out`.
 
     Raises:
-        DataError: An input, the labels or the scorer cannot be used, or there is a result already.
+        DataError: An input, the labels or the scorer cannot be used, an input lies in the folder
+            to write, or there is a result already.
     """
-    folder = new_folder(options.out, replace=options.replace)
-    scorer = make_scorer(options)
-    scorer_hash = save_scorer(scorer, folder / "scorer.json")
-    curves = score_documents(options, scorer, folder)
-    steps = choose_steps(options, curves, scorer)
-    writer = Writer(folder, scorer, steps, options.n_samples)
-    writer.write_all(read_judged(options, folder))
-    (folder / JUDGEMENTS).unlink()
-    draw_curve(curves, steps, scorer, folder / "curve.png")
-    draw_profile(writer.sources, folder / "profile.png")
-    report = ValueReport(
-        options=describe_options(options),
-        scorer=scorer_hash,
-        training=scorer.training,
-        sources=writer.sources,
-    )
-    (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
-    place_folder(folder, options.out)
+    refuse_inputs_within(options.out, find_files(options.inputs))
+    with new_folder(options.out, replace=options.replace) as folder:
+        scorer = make_scorer(options)
+        scorer_hash = save_scorer(scorer, folder / "scorer.json")
+        curves = score_documents(options, scorer, folder)
+        steps = choose_steps(options, curves, scorer)
+        writer = Writer(folder, scorer, steps, options.n_samples)
+        writer.write_all(read_judged(options, folder))
+        (folder / JUDGEMENTS).unlink()
+        draw_curve(curves, steps, scorer, folder / "curve.png")
+        draw_profile(writer.sources, folder / "profile.png")
+        report = ValueReport(
+            options=describe_options(options),
+            scorer=scorer_hash,
+            training=scorer.training,
+            sources=writer.sources,
+        )
+        (folder / "report.json").write_text(report.to_json(), encoding="utf-8")
     return report
 
 

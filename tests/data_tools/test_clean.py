@@ -65,7 +65,7 @@ def test_every_document_is_kept_or_counted_once(source_file, tmp_path):
 def test_the_same_text_gives_the_same_bytes_in_any_number_of_processes(
     source_file, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(pipeline, "BATCH_CHARACTERS", 2000)
+    monkeypatch.setattr("data_tools.batches.BATCH_BYTES", 2000)
     clean.run(options_for(source_file, tmp_path, "one", n_processes=1))
     clean.run(options_for(source_file, tmp_path, "two", n_processes=2))
     clean.run(options_for(source_file, tmp_path, "two", n_processes=1))
@@ -85,6 +85,20 @@ def test_a_run_that_stops_leaves_what_was_there(source_file, tmp_path, monkeypat
     assert files_of(tmp_path / "out") == before
 
 
+def test_two_runs_at_once_lose_no_document(source_file, tmp_path, monkeypatch):
+    finish = pipeline.Writer.finish
+
+    def finish_second(writer, options):
+        monkeypatch.setattr(pipeline.Writer, "finish", finish)
+        clean.run(options_for(source_file, tmp_path, languages="en"))
+        return finish(writer, options)
+
+    monkeypatch.setattr(pipeline.Writer, "finish", finish_second)
+    report = clean.run(options_for(source_file, tmp_path))
+    assert len(read_documents([tmp_path / "out"])) == report.total().kept.documents == 60
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in", "out"]
+
+
 def test_a_new_run_replaces_what_an_earlier_one_wrote(source_file, tmp_path):
     clean.run(options_for(source_file, tmp_path))
     clean.run(options_for(source_file, tmp_path, languages="en"))
@@ -94,9 +108,11 @@ def test_a_new_run_replaces_what_an_earlier_one_wrote(source_file, tmp_path):
 
 def test_files_of_another_origin_are_not_mixed_with(source_file, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out/own.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"holds own.txt, which `clean` did not write"):
-        clean.run(options_for(source_file, tmp_path))
+    for name in ("own.txt", "notes.md"):
+        (tmp_path / "out" / name).write_text("mine")
+        with pytest.raises(DataError, match=rf"holds {name}, which `clean` did not write"):
+            clean.run(options_for(source_file, tmp_path))
+        (tmp_path / "out" / name).unlink()
     with pytest.raises(DataError, match="lies in out="):
         clean.run(options_for(source_file, tmp_path, "in"))
     assert read_documents([source_file])
@@ -107,7 +123,7 @@ def test_two_sources_never_share_a_file(tmp_path):
     write_documents([document("1", ENGLISH, name, "en") for name in ("x/y", "x y")], path)
     with pytest.raises(DataError, match=r"'x y' and 'x/y' would both be written to x-y.jsonl"):
         clean.run(options_for(path, tmp_path))
-    assert files_of(tmp_path / "out") == {}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.jsonl"]
 
 
 def test_json_is_for_machines(source_file, tmp_path, capsys):

@@ -132,8 +132,8 @@ def test_the_number_of_workers_and_a_second_run_do_not_change_a_byte(folder, mon
     rows = [{"text": " ".join(EVAL_WORDS[:20])}]
     decontaminated(folder, texts, rows)
     alone = files_of(folder / "out")
-    (folder / "out.partial").mkdir()
-    (folder / "out.partial" / "left.jsonl").write_text("half a li")
+    (folder / ".out.0123abcd.partial").mkdir()
+    (folder / ".out.0123abcd.partial" / "left.jsonl").write_text("half a li")
     decontaminated(folder, texts, rows, n_workers=2)
     assert files_of(folder / "out") == alone
 

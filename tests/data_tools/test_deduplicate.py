@@ -207,7 +207,7 @@ def test_stopped_anywhere_and_run_again_it_writes_the_same_bytes(folder, stop):
     assert files_of(folder / "out") == whole
     deduplicated(folder, documents)
     assert files_of(folder / "out") == whole
-    assert not (folder / "out.partial").exists()
+    assert not list(folder.glob(".out.*"))
 
 
 def test_a_result_that_is_there_is_not_overwritten_unasked(folder):
@@ -229,16 +229,24 @@ def test_a_source_that_cannot_name_a_file_is_refused_and_harms_nothing(folder):
     assert files_of(folder / "out") == before
 
 
-def test_texts_that_changed_while_they_were_read_are_refused(folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["eins", "anderes"], "changed while it was read"),
+        (["eins"], "became shorter while it was read"),
+        (["eins", "zwei", "drei"], "became longer while it was read"),
+    ],
+)
+def test_texts_that_changed_while_they_were_read_are_refused(folder, monkeypatch, texts, message):
     fill = verb.fill_index
 
     def fill_and_change(index, options, bands):
         fill(index, options, bands)
-        write_documents(documents_of(["anderes"]), folder / "in.jsonl")
+        write_documents(documents_of(texts), folder / "in.jsonl")
 
     monkeypatch.setattr(verb, "fill_index", fill_and_change)
-    with pytest.raises(DataError, match="changed while it was read"):
-        deduplicated(folder, documents_of(["eins"]))
+    with pytest.raises(DataError, match=message):
+        deduplicated(folder, documents_of(["eins", "zwei"]))
 
 
 @pytest.mark.parametrize(

@@ -124,10 +124,25 @@ def test_a_writer_killed_anywhere_leaves_no_dataset(tmp_path_factory, n_encoded)
                 make_shards(DOCUMENTS, Killed(), path)
             with pytest.raises(DataError, match="no dataset there"):
                 Dataset.open(path)
-            with pytest.raises(DataError, match="no dataset there"):
-                Dataset.open(path.with_name("a.partial"))
+            assert list(path.parent.iterdir()) == []
     make_shards(DOCUMENTS, TOKENIZER, path).verify()
     assert [file.name for file in path.parent.iterdir()] == ["a"]
+
+
+def test_long_documents_are_encoded_a_few_at_a_time(tmp_path, monkeypatch):
+    batches = []
+
+    class Noting(ByteTokenizer):
+        def encode_many(self, texts):
+            batches.append(texts)
+            return super().encode_many(texts)
+
+    monkeypatch.setattr("data_tools.batches.BATCH_BYTES", 200)
+    dataset = make_shards(DOCUMENTS, Noting(), tmp_path / "a", validation_fraction=0)
+    assert [text for batch in batches for text in batch] == [own.text for own in DOCUMENTS]
+    assert all(sum(map(len, batch[:-1])) < 200 for batch in batches)
+    whole = make_shards(DOCUMENTS, TOKENIZER, tmp_path / "b", validation_fraction=0)
+    assert dataset.fingerprint == whole.fingerprint
 
 
 def test_a_dataset_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path):

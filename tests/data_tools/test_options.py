@@ -32,6 +32,15 @@ def test_values_get_the_types_of_their_fields():
     assert read_options(Options, ["x", "out=a=b", "limit=2"]).out == "a=b"
 
 
+def test_a_path_may_hold_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lang=de").mkdir()
+    words = ["lang=de", "parts/lang=de/a.jsonl", "parts/lang=*/*.txt", "out=parts/lang=en"]
+    options = read_options(Options, words)
+    assert options.inputs == tuple(words[:3])
+    assert options.out == "parts/lang=en"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

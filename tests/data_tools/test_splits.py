@@ -92,6 +92,26 @@ def test_a_pair_on_both_sides_is_refused():
         placed(documents)
 
 
+@pytest.mark.parametrize("marks", [("", "validation"), ("train", "validation")])
+def test_a_text_that_any_copy_holds_out_is_not_trained_on(marks):
+    for order in (marks, marks[::-1]):
+        copies = [document(n, text="a copy", split=split) for n, split in enumerate(order)]
+        others = [document(n, split="train") for n in (5, 6)]
+        assert placed(copies + others, fraction=0.0)["de-0"] == "validation"
+
+
+def test_what_was_decided_reaches_copies_of_a_translation():
+    documents = [
+        document(1, source="en", text="copied"),
+        document(2, source="en", pair="a", text="copied"),
+        document(3, pair="a", text="translated"),
+        document(4, text="translated", split="validation"),
+        *(document(n, source=source) for n in (5, 6) for source in ("de", "en")),
+    ]
+    splits = placed(documents, fraction=0.0)
+    assert [name for name, split in splits.items() if split == "validation"] == ["en-1", "de-3"]
+
+
 def test_a_split_that_there_is_not_is_refused():
     with pytest.raises(
         DataError, match=r"document de-1 of de: split='val'; give train, validation"
