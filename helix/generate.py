@@ -7,18 +7,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from helix import kernels
 from helix.config import RunConfig, read_saved
 from helix.decoding import Decoder
 from helix.distributed import local_device
 from helix.models import build_on_meta
 from helix.models.base import LanguageModel, ModelState
 from helix.presets import PRESETS
-from helix.tokenizer import Tokenizer, load_tokenizer
+from helix.tokenizer import Tokenizer, load_tokenizer, utf8
 from helix.training import checkpoint
 
 PREFILL_TOKENS = 4096  # a prompt is read in pieces of this, so that memory does not grow with it
@@ -35,6 +37,7 @@ class GenerateConfig:
         top_p: Share of probability that may be drawn from, likeliest first.
         seed: Of the draws.
         n_tokens: Length at most; a document may end sooner.
+        backends: "reference" turns every fast kernel off.
     """
 
     run_dir: str = ""
@@ -43,12 +46,16 @@ class GenerateConfig:
     top_p: float = 0.95
     seed: int = 0
     n_tokens: int = 200
+    backends: Literal["auto", "reference"] = "auto"
 
     def __post_init__(self) -> None:
+        utf8(self.prompt)  # refused before it is printed
         if not self.temperature >= 0:  # nor is NaN
             raise ValueError(f"temperature={self.temperature}: give 0 or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p}: give a value in (0, 1]")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed}: give a number from 0 to 2^63 - 1")
         if self.n_tokens < 1:
             raise ValueError(f"n_tokens={self.n_tokens}: give at least 1")
 
@@ -174,7 +181,8 @@ def generate_text(loaded: Loaded, options: GenerateConfig) -> Iterator[str]:
 
 def generate(options: GenerateConfig) -> None:
     """Print the prompt and its continuation, streaming."""
-    loaded = load_run(options.run_dir)
+    with kernels.choosing("reference" if options.backends == "reference" else None):
+        loaded = load_run(options.run_dir)
     sys.stdout.write(options.prompt)
     for piece in generate_text(loaded, options):
         sys.stdout.write(piece)

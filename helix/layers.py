@@ -79,7 +79,7 @@ class SwiGLU(nn.Module):
         self.gate_up = nn.Linear(d_model, 2 * d_ffn, bias=False)
         self.down = nn.Linear(d_ffn, d_model, bias=False)
         self.glu = kernels.select("glu", "auto")
-        self.swiglu_fp8 = kernels.select("swiglu_fp8", "auto") if is_fp8 else None
+        self.swiglu_fp8 = kernels.select_8_bit("swiglu_fp8") if is_fp8 else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply to each token alone."""

@@ -278,7 +278,7 @@ def utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         raise TokenizerError(
             f"character {error.start} of the text, U+{ord(text[error.start]):04X}, is half of a "
-            "surrogate pair and has no UTF-8 form; decode the source as UTF-16 first"
+            "surrogate pair, or stands for a byte that is not UTF-8; convert the source to UTF-8"
         ) from None
 
 

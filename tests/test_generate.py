@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helix import generate as sampling
+from helix import kernels
 from helix.cli import main
-from helix.config import ConfigError
+from helix.config import ConfigError, save
 from helix.generate import GenerateConfig, draw_tokens, generate_text, load_run, sample_ids
 
 NO_TOKEN = -1  # an eos that is never drawn
@@ -205,6 +207,7 @@ def test_run_without_a_checkpoint_is_refused(trained_run, tmp_path):
         ({"top_p": 0.0}, r"top_p=0.0: give a value in \(0, 1]"),
         ({"top_p": 1.1}, "top_p=1.1"),
         ({"n_tokens": 0}, "n_tokens=0: give at least 1"),
+        ({"seed": 10**20}, f"seed={10**20}: give a number from 0"),
     ],
 )
 def test_option_that_cannot_be_is_refused(options, message):
@@ -219,6 +222,30 @@ def test_command_prints_the_prompt_and_its_continuation(trained_run, loaded, cap
     options = GenerateConfig(prompt=prompt, n_tokens=12, seed=5)
     continuation = "".join(generate_text(loaded, options))
     assert capsys.readouterr().out == f"{prompt}{continuation}\n"
+
+
+def test_prompt_that_is_not_utf_8_is_refused_as_such(trained_run, capsys):
+    prompt = b"ab\xff".decode(errors="surrogateescape")  # as Python reads a command line
+    assert main(["generate", f"run_dir={trained_run.run_dir}", f"prompt={prompt}"]) == 2
+    assert "character 2 of the text, U+DCFF, " in (told := capsys.readouterr().err)
+    assert "a byte that is not UTF-8" in told
+
+
+def test_run_of_a_backend_that_is_not_here_is_sampled_and_exported(
+    trained_run, tmp_path, monkeypatch, capsys
+):
+    rows = {"fla": "helix.kernels.no_such:f", "reference": "helix.kernels.gla:gla_chunked"}
+    monkeypatch.setitem(kernels.BACKENDS, "gla", rows)
+    run_dir = shutil.copytree(trained_run.run_dir, tmp_path / "run")
+    model = replace(trained_run.model, gla=replace(trained_run.model.gla, backend="fla"))
+    save(replace(trained_run, model=model), run_dir / "config.yaml")
+    words = ["generate", f"run_dir={run_dir}", "n_tokens=3"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("helix: model.gla.backend=fla: not available here (No module named")
+    assert told.count("\n") == 1
+    assert main([*words, "backends=reference"]) == 0
+    assert main(["export", "consolidated", f"run_dir={run_dir}", f"out={tmp_path / 'out'}"]) == 0
 
 
 def test_command_tells_in_one_line_what_to_mend(tmp_path, capsys):

@@ -117,9 +117,9 @@ def keep_on_host(model: LanguageModel, *, every: int, pinned: bool) -> None:
 def on_host(forward: Callable[..., Any], *, pinned: bool) -> Callable[..., Any]:
     """Keep what a forward pass saves in the host's memory."""
 
-    def offloaded(*arguments: Any) -> Any:
+    def offloaded(*arguments: Any, **named: Any) -> Any:
         with save_on_cpu(pin_memory=pinned):
-            return forward(*arguments)
+            return forward(*arguments, **named)
 
     return offloaded
 

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+import torch
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,14 @@ WITHOUT_ADAPTER: dict[str, tuple[str, ...]] = {
 }
 
 
+# Settings that name a kernel's backend, where it is not model.KERNEL.backend: for errors.
+SETTINGS = {"ssd": "model.mamba2.backend", "cross_entropy": "model.loss_backend"}
+
+
+class BackendError(ValueError):
+    """A backend that a person named and that cannot run here; the message names those that can."""
+
+
 class Candidate(NamedTuple):
     """A backend of a kernel, and whether it can run here."""
 
@@ -151,13 +161,35 @@ def select(name: str, backend: str) -> Callable:
         backend: "auto" for the first that can run here, or one by name.
 
     Raises:
-        ValueError: The backend named cannot run here, or there is none of that name; choose
+        BackendError: The backend named cannot run here, or there is none of that name; choose
             another or "auto".
     """
     choices = _choices.get() or Choices()
     chosen, function = choose(name, choices.forced or backend)
     choices.chosen[name] = chosen
     return function
+
+
+def select_8_bit(name: str) -> Callable:
+    """Import the function that computes a kernel of 8-bit products, which training alone calls.
+
+    Its PyTorch form emulates them, at less than the speed of 16 bits: where a GPU has none of its
+    own, and the emulation was not forced, what is given raises BackendError when it is called. So
+    a run of 8 bits is evaluated, sampled and exported anywhere.
+    """
+    function = select(name, "auto")
+    ours = candidates(name)[0]
+    is_forced = (_choices.get() or Choices()).forced is not None
+    if ours.available or is_forced or not torch.cuda.is_available():
+        return function
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise BackendError(
+            f"model.fp8: this GPU would only emulate products of 8 bits, slowly ({ours.reason}); "
+            "train with model.fp8= (empty), in 16 bits"
+        )
+
+    return refuse
 
 
 @functools.cache
@@ -170,8 +202,14 @@ def choose(name: str, backend: str) -> tuple[str, Callable]:
         if backend in ("auto", chosen) and not _refusal(target):
             logger.info("kernel %s: backend %s", name, chosen)
             return chosen, _load(target)
-    known = "; ".join(f"{row.backend}: {row.reason}" for row in candidates(name))
-    raise ValueError(f"{name}.backend={backend}: not available here; auto or one of {known}")
+    rows = candidates(name)
+    reason = next((row.reason for row in rows if row.backend == backend), "no such backend")
+    usable = ", ".join(["auto", *(row.backend for row in rows if row.available)])
+    setting = SETTINGS.get(name, f"model.{name}.backend")
+    raise BackendError(
+        f"{setting}={backend}: not available here ({reason}); give one of {usable} "
+        "(to generate or evaluate: backends=reference)"
+    )
 
 
 def _refusal(target: str) -> str:

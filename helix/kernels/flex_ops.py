@@ -32,11 +32,14 @@ def sparse(
     *,
     window_tokens: int,
     n_global: int,
+    is_continued: bool = True,
 ) -> tuple[Float[Tensor, "B T H D"], blocked.SparseMemory]:
     """Compute sparse.sparse_reference from the first token on; continuations go to our own form."""
     limits = {"window_tokens": window_tokens, "n_global": n_global}
     if memory is not None or not fits(q):
-        return blocked.sparse_blocked(q, k, v, positions, memory, **limits)
+        return blocked.sparse_blocked(
+            q, k, v, positions, memory, is_continued=is_continued, **limits
+        )
     origins = dense.document_origins(positions)
 
     # Lambdas, because tests wrap every def of ours in a check of its types, which does not compile.
@@ -48,7 +51,8 @@ def sparse(
         ),
         q,
     )
-    return attend(q, k, v, mask), blocked.remember(k, v, positions, **limits)
+    left = blocked.remember(k, v, positions, is_continued=is_continued, **limits)
+    return attend(q, k, v, mask), left
 
 
 def attention(
@@ -68,8 +72,13 @@ def attention(
 
 
 def fits(q: Float[Tensor, "B T H D"]) -> bool:
-    """Tell whether FlexAttention takes rows and heads of these sizes."""
-    return q.shape[1] >= SHORT_TOKENS and q.shape[3] >= LEAST_WIDTH
+    """Tell whether FlexAttention takes rows and heads of these sizes.
+
+    It is compiled for each shape, and past eight of them PyTorch falls back on a form that holds
+    all scores. Training has one; where no gradient is formed there are many, of short pieces.
+    """
+    is_large = q.shape[1] >= SHORT_TOKENS and q.shape[3] >= LEAST_WIDTH
+    return is_large and torch.is_grad_enabled()
 
 
 def attend(

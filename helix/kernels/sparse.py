@@ -79,6 +79,7 @@ def sparse_blocked(
     *,
     window_tokens: int,
     n_global: int,
+    is_continued: bool = True,
     block_tokens: int = 256,
 ) -> tuple[Float[Tensor, "B T H D"], SparseMemory]:
     """Compute `sparse_reference` a block of queries at a time, in O(T (window + block)) memory.
@@ -88,6 +89,7 @@ def sparse_blocked(
 
     Args:
         memory: What the tokens before these left; None means there were none.
+        is_continued: See Mixer.
         block_tokens: Changes the speed, not the result.
 
     Returns:
@@ -103,6 +105,8 @@ def sparse_blocked(
         )
         outputs.append(y)
     y = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+    if not is_continued:
+        return y, memory
     goes_on = positions.is_cpu and bool((positions[:, -1] == before + positions.shape[1]).all())
     return y, _settle(memory, window_tokens=window_tokens, is_blank=goes_on)
 
@@ -114,6 +118,7 @@ def remember(
     *,
     window_tokens: int,
     n_global: int,
+    is_continued: bool,
 ) -> SparseMemory:
     """Give the memory that a row leaves when nothing came before it."""
     n_tokens = k.shape[1]
@@ -124,7 +129,7 @@ def remember(
     n_dropped = max(0, k.shape[1] - (window_tokens - 1))
     recent = k[:, n_dropped:], v[:, n_dropped:]
     memory = SparseMemory(first_keys, first_values, *recent, positions[:, -1])
-    return _settle(memory, window_tokens=window_tokens)
+    return _settle(memory, window_tokens=window_tokens) if is_continued else memory
 
 
 def _empty_memory(

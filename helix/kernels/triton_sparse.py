@@ -208,6 +208,7 @@ def sparse(
     *,
     window_tokens: int,
     n_global: int,
+    is_continued: bool = True,
 ) -> tuple[Float[Tensor, "B T H D"], blocked.SparseMemory]:
     """Compute sparse.sparse_reference from the first token on; continuations go to our own form."""
     limits = {"window_tokens": window_tokens, "n_global": n_global}
@@ -215,10 +216,12 @@ def sparse(
     is_untried = q.is_cuda and q.dtype == torch.float32 and width < LEAST_FLOAT32
     fits = q.shape[1] >= SHORT_TOKENS and width % 16 == 0 and width <= WIDEST
     if memory is not None or is_untried or not fits:
-        return blocked.sparse_blocked(q, k, v, positions, memory, **limits)
+        return blocked.sparse_blocked(
+            q, k, v, positions, memory, is_continued=is_continued, **limits
+        )
     origins = document_origins(positions).int()
     y = _Sparse.apply(q, k, v, origins, window_tokens, n_global)
-    return y, blocked.remember(k, v, positions, **limits)
+    return y, blocked.remember(k, v, positions, is_continued=is_continued, **limits)
 
 
 def document_ends(origins: Int32[Tensor, "B T"]) -> Int32[Tensor, "B T"]:

@@ -21,7 +21,8 @@ from helix.kernels.tuned import tuned
 require_cuda()
 
 SHORT_TOKENS = 64  # shorter rows take the PyTorch form
-WIDEST_STATE_BYTES = 512  # of a row of b or c: wider ones overflow shared memory
+# Of a token's x, b or c, and of a head's state: wider ones overflow shared memory or registers.
+WIDEST_ROW_BYTES, WIDEST_STATE_BYTES = 512, 64 * 1024
 # In float32 on a GPU nothing narrower has run whole: a model with narrower heads broke off with an
 # illegal memory access, in these kernels or in those of sparse attention. So PyTorch's form is run.
 LEAST_FLOAT32 = {"P": 64, "N": 128}
@@ -251,13 +252,18 @@ def ssd(
     p, n = x.shape[-1], b.shape[-1]
     is_proven = p >= LEAST_FLOAT32["P"] and n >= LEAST_FLOAT32["N"]
     is_untried = x.is_cuda and x.dtype == torch.float32 and not is_proven
-    is_wide = n * b.element_size() > WIDEST_STATE_BYTES
-    if x.shape[1] < SHORT_TOKENS or is_wide or is_untried:
+    if x.shape[1] < SHORT_TOKENS or is_wide(p, n, b.element_size()) or is_untried:
         return ssd_chunked(x, dt, a, b, c, skip, starts, state, chunk_tokens=chunk_tokens)
     x, b, c = (z if z.stride(-1) == 1 else z.contiguous() for z in (x, b, c))
     dt, a, skip, starts = dt.float().contiguous(), a.float(), skip.float(), starts.contiguous()
     state = None if state is None else state.float().contiguous()
     return _SSD.apply(x, dt, a, b, c, skip, starts, state)
+
+
+def is_wide(p: int, n: int, n_bytes: int) -> bool:
+    """Tell whether a head of width P and N, of so many bytes a number, is too wide to launch."""
+    bp, bn = _block(p), _block(n)
+    return max(bp, bn) * n_bytes > WIDEST_ROW_BYTES or bp * bn * n_bytes > WIDEST_STATE_BYTES
 
 
 def _block(width: int) -> int:

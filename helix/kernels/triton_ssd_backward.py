@@ -16,6 +16,8 @@ import triton.language as tl
 
 from helix.kernels.triton_ssd_forward import (
     COUNTS,
+    FORGOTTEN,
+    LOG2_E,
     PRECISION,
     add_within,
     find_block,
@@ -204,8 +206,10 @@ def pull_decays(
         other=0.0,
     )
     over = tl.sum(over, axis=1) * tl.load(across + place, mask=h < n_heads, other=0.0)
-    passed = tl.where(is_start[:, None], 0.0, passed + over[None, :])
     rate = tl.load(a + h, mask=h < n_heads, other=0.0)
+    # nothing passes over a token that forgets all: what is left of the sums is their rounding
+    is_border = is_start[:, None] | (step_ * rate[None, :] * LOG2_E <= FORGOTTEN)
+    passed = tl.where(is_border, 0.0, passed + over[None, :])
     skips_ = tl.load(skips + at, mask=real, other=0.0)
     of_group = (row * n_groups + h // (n_heads // n_groups))[None, :] * n_filled + t[:, None]
     scaled = pulls_ + tl.load(owns + of_group, mask=real, other=0.0) * skips_

@@ -3,7 +3,8 @@
 Decay is one number per token and head. Its logarithms, to the base of 2, are added up within a
 document and a chunk, from the chunk's or the document's first token on, so that no document enters
 another's sums. The later sum less the earlier is what decays between two tokens: at most 0, and
-exact to float32's rounding of the sums, 6e-8 of what decays in a chunk.
+exact to float32's rounding of the sums, 6e-8 of what decays in a chunk. A token that forgets all
+adds no more than that takes, or the sums after it would keep few digits.
 
 Dims: B batch, T time, S time filled up to whole chunks, n chunks, C tokens of a chunk, H heads,
 P width of a head, G groups of heads, N width of the state; i tokens that hear, j that are heard.
@@ -16,6 +17,7 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+FORGOTTEN = tl.constexpr(-150.0)  # 2 to this is 0 in float32: what decays more decays no further
 # float32 in three products of tf32, which keep 22 of its 24 bits: "ieee" has no tensor cores, and
 # its operands overflow the registers. bfloat16 is not touched
 PRECISION = tl.constexpr("tf32x3")
@@ -93,7 +95,7 @@ def add_decays(
     dt_ = tl.load(dt + at, mask=inside, other=0.0)
     rate = tl.load(a + h, mask=h < n_heads, other=0.0) * LOG2_E
     borders = tl.broadcast_to(is_start[:, None], (C, BH))
-    decay = tl.where(borders != 0, 0.0, dt_ * rate[None, :])
+    decay = tl.where(borders != 0, 0.0, tl.maximum(dt_ * rate[None, :], FORGOTTEN))
     total_, _ = tl.associative_scan((decay, borders), 0, add_within)
     whole = tl.sum(tl.where(i[:, None] == C - 1, total_, 0.0), axis=0)
     left = tl.where((here == last)[:, None], tl.exp2(tl.minimum(whole[None, :] - total_, 0.0)), 0.0)

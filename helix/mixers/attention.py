@@ -5,7 +5,7 @@ head.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class AttentionConfig(HeadsConfig):
     """Choose the heads; nothing else is to be chosen."""
 
     path: ClassVar[str] = "attention"
+
+    backend: Literal["auto", "reference", "flex"] = "auto"
 
     def flops_per_token(self, d_model: int, n_context: int) -> int:
         """Count 2 per weight, and 4 H K for each of (n_context + 1) / 2 keys."""
@@ -57,6 +59,8 @@ class Attention(Mixer[AttentionState]):
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
         state: AttentionState | None = None,
+        *,
+        is_continued: bool = True,
     ) -> tuple[Float[Tensor, "B T D"], AttentionState]:
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)

@@ -51,6 +51,8 @@ class Mixer(nn.Module, ABC, Generic[OwnState]):
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
         state: OwnState | None = None,
+        *,
+        is_continued: bool = True,
     ) -> tuple[Float[Tensor, "B T D"], OwnState]:
         """Mix along time within each document.
 
@@ -58,6 +60,7 @@ class Mixer(nn.Module, ABC, Generic[OwnState]):
             document_ids: See Batch. A continuation whose first number equals the last number
                 of the tokens before it continues that document; any other starts afresh.
             state: What the tokens before these left; None means there were none.
+            is_continued: Whether the state after these is read; else it may be less than whole.
 
         Returns:
             The outputs and the state after the last token, both in the dtype of `x` save for

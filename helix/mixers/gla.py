@@ -19,6 +19,8 @@ from helix.kernels.parts import split
 from helix.layers import GatedNorm
 from helix.mixers.base import Mixer, check_at_least, check_divides, document_starts
 
+ROUNDING = 1e-9  # of a width: 2.01 x 1000 is 2009.9999999999998
+
 
 class GLAState(NamedTuple):
     """What a layer of gated linear attention carries on."""
@@ -61,20 +63,20 @@ class GLAConfig:
         """Refuse widths that do not divide."""
         for name in ("key_ratio", "value_ratio"):
             ratio = getattr(self, name)
-            if not (ratio * d_model).is_integer():
+            width = round(ratio * d_model)
+            if abs(ratio * d_model - width) > ROUNDING * width:
                 raise ValueError(
                     f"gla.{name}={ratio}: times d_model = {d_model} must be a whole number"
                 )
-            what = f"{name} * d_model"
-            check_divides("gla.n_heads", self.n_heads, what=what, total=int(ratio * d_model))
+            check_divides("gla.n_heads", self.n_heads, what=f"{name} * d_model", total=width)
 
     def d_key(self, d_model: int) -> int:
         """Give the width of the keys of all heads."""
-        return int(self.key_ratio * d_model)
+        return round(self.key_ratio * d_model)
 
     def d_value(self, d_model: int) -> int:
         """Give the width of the values of all heads."""
-        return int(self.value_ratio * d_model)
+        return round(self.value_ratio * d_model)
 
     def n_parameters(self, d_model: int) -> int:
         """Count the weights of the projections, the decay's bias and one head's norm."""
@@ -122,6 +124,8 @@ class GatedLinearAttention(Mixer[GLAState]):
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
         state: GLAState | None = None,
+        *,
+        is_continued: bool = True,
     ) -> tuple[Float[Tensor, "B T D"], GLAState]:
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)

@@ -5,7 +5,7 @@ head.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -35,7 +35,6 @@ class HeadsConfig:
     d_head: int | None = None
     rotary_theta: float = 1e4  # Su et al. 2021, arXiv:2104.09864, section 3.3
     qk_norm: bool = False
-    backend: Literal["auto", "reference", "triton", "flex"] = "auto"
 
     def __post_init__(self) -> None:
         check_at_least(f"{self.path}.n_heads", self.n_heads, 1)

@@ -153,6 +153,8 @@ class Mamba2(Mixer[Mamba2State]):
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
         state: Mamba2State | None = None,
+        *,
+        is_continued: bool = True,
     ) -> tuple[Float[Tensor, "B T D"], Mamba2State]:
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)

@@ -6,7 +6,7 @@ heads, K width of a head.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class SparseConfig(HeadsConfig):
 
     window_tokens: int = 1024
     n_global: int = 32
+    backend: Literal["auto", "reference", "triton", "flex"] = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,12 +85,15 @@ class SparseAttention(Mixer[SparseState]):
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
         state: SparseState | None = None,
+        *,
+        is_continued: bool = True,
     ) -> tuple[Float[Tensor, "B T D"], SparseState]:
         """See Mixer."""
         starts = document_starts(document_ids, state and state.last_document)
         positions = document_positions(starts, state and state.position)
         memory = state and SparseMemory._make(state[:-1])
-        y, memory = self.attend(*self.heads(x, positions), positions, memory)
+        heads = self.heads(x, positions)
+        y, memory = self.attend(*heads, positions, memory, is_continued=is_continued)
         return self.out_proj(y.flatten(2)), SparseState._make((*memory, document_ids[:, -1]))
 
 

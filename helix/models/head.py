@@ -30,7 +30,7 @@ class TiedHead(nn.Module):
         self.weight = embedding.weight
         self.chunk_rows = chunk_rows
         self.cross_entropy = kernels.select("cross_entropy", backend)
-        self.cross_entropy_fp8 = kernels.select("cross_entropy_fp8", "auto") if is_fp8 else None
+        self.cross_entropy_fp8 = kernels.select_8_bit("cross_entropy_fp8") if is_fp8 else None
 
     def forward(
         self,

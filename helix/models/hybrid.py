@@ -65,7 +65,8 @@ class Hybrid(LanguageModel):
 
     def loss(self, batch: Batch) -> Output:
         """Take the loss of a batch of packed documents."""
-        hidden, _ = self.stack(self.embedding(batch.tokens), batch.document_ids)
+        embedded = self.embedding(batch.tokens)
+        hidden, _ = self.stack(embedded, batch.document_ids, is_continued=False)
         return Output(loss=self.head(hidden, batch.targets), n_targets=batch.n_targets)
 
     def tie_weights(self) -> None:

@@ -50,7 +50,8 @@ class StackConfig:
             "mamba2*6 gla*16 sparse*6". An alternation is written out: "gla*3 sparse gla*3 sparse".
         recompute: Which activations the backward pass computes again instead of keeping:
             none of them, those of a block that are no results of products, or all of a block.
-        recompute_every: Of how many blocks one is recomputed, counted from the bottom.
+        recompute_every: Of how many blocks one is recomputed, counted from the bottom among
+            those of `recompute_kinds`.
         recompute_kinds: Which kinds of mixer's blocks are recomputed, with blanks between them;
             empty means all.
         fp8: Whose products are of 8 bits in training, with blanks between them: mlp, head.
@@ -120,11 +121,11 @@ class StackConfig:
 
     def recomputed(self) -> tuple[bool, ...]:
         """Tell for each block, from the bottom up, whether its activations are computed again."""
-        chosen = self.recompute_kinds.split() or self.kinds()
-        return tuple(
-            self.recompute != "none" and layer % self.recompute_every == 0 and kind in chosen
-            for layer, kind in enumerate(self.kinds())
-        )
+        kinds = self.kinds()
+        chosen = self.recompute_kinds.split() or kinds
+        layers = [layer for layer, kind in enumerate(kinds) if kind in chosen]
+        recomputed = [] if self.recompute == "none" else layers[:: self.recompute_every]
+        return tuple(layer in recomputed for layer in range(len(kinds)))
 
     def mixer(self, kind: str) -> MixerConfig:
         """Give the config of one kind of mixer."""
@@ -193,10 +194,12 @@ class Block(nn.Module):
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
         state: State | None = None,
+        *,
+        is_continued: bool = True,
     ) -> tuple[Float[Tensor, "B T D"], State]:
         """Add what the mixer and the MLP make of the stream; see Mixer.forward."""
         x, normed = self.mixer_norm(x)
-        mixed, left = self.mixer(normed, document_ids, state)
+        mixed, left = self.mixer(normed, document_ids, state, is_continued=is_continued)
         x, normed = self.mlp_norm(x, mixed)
         return x + self.mlp(normed), left
 
@@ -217,16 +220,22 @@ class Stack(nn.Module):
         x: Float[Tensor, "B T D"],
         document_ids: Int64[Tensor, "B T"],
         states: tuple[State, ...] | None = None,
+        *,
+        is_continued: bool = True,
     ) -> tuple[Float[Tensor, "B T D"], tuple[State, ...]]:
-        """Run all blocks; states in and out are one a block, from the bottom up."""
+        """Run all blocks; states in and out are one a block, from the bottom up.
+
+        Args:
+            is_continued: Whether the states are read; else none is given.
+        """
         left: list[State] = []
         for layer, block in enumerate(self.blocks):
             state = None if states is None else states[layer]
             if self.recomputed[layer] and torch.is_grad_enabled():
-                x, state = checkpoint(
-                    block, x, document_ids, state, use_reentrant=False, context_fn=self.contexts
-                )
+                run = partial(checkpoint, block, use_reentrant=False, context_fn=self.contexts)
             else:
-                x, state = block(x, document_ids, state)
-            left.append(state)
+                run = block
+            x, state = run(x, document_ids, state, is_continued=is_continued)
+            if is_continued:  # else it would hold a recomputed block's activations
+                left.append(state)
         return self.norm(x), tuple(left)

@@ -109,8 +109,9 @@ def run_ssd(d_head: int, d_state: int, dtype: torch.dtype) -> None:
 
 
 def run_sparse(d_head: int) -> None:
-    inputs = [leaf(N_ROWS, N_TOKENS, 2, d_head) for _ in range(3)]
-    positions = torch.empty(N_ROWS, N_TOKENS, dtype=torch.int64, device="meta")
+    n_tokens = 2 * triton_sparse.CHUNK_TOKENS  # fewer, and none hears first tokens from afar
+    inputs = [leaf(N_ROWS, n_tokens, 2, d_head) for _ in range(3)]
+    positions = torch.empty(N_ROWS, n_tokens, dtype=torch.int64, device="meta")
     y, _ = triton_sparse.sparse(*inputs, positions, window_tokens=128, n_global=4)
     differentiate((y,), inputs)
 
@@ -120,6 +121,8 @@ def check_machine_code() -> None:
     jobs = [(run_gla, (d_key, d_value)) for d_key in (8, 128, 256) for d_value in (16, 64, 256)]
     dtypes = (torch.bfloat16, torch.float32)
     jobs += [(run_ssd, (64, n, dtype)) for dtype in dtypes for n in (128, 32, 16)]
+    jobs += [(run_ssd, (128, 256, torch.bfloat16)), (run_ssd, (256, 128, torch.bfloat16))]
+    jobs += [(run_ssd, (128, 128, torch.float32))]
     jobs += [(run_sparse, (width,)) for width in (16, 64, 128)]
     for run, sizes in jobs:
         run(*sizes)
@@ -129,6 +132,9 @@ def check_machine_code() -> None:
             assert kernel.metadata.shared <= SHARED_BYTES, words
             assert not misplaced_operands(kernel), words
         compiled.clear()
+    for sizes in ((256, 256, torch.bfloat16), (512, 64, torch.bfloat16), (256, 64, torch.float32)):
+        run_ssd(*sizes)
+        assert not compiled, f"{sizes} do not fit, and PyTorch's form is to be run"
 
 
 def check_that_a_misplaced_operand_is_seen() -> None:

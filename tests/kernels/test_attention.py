@@ -1,5 +1,6 @@
 """Full attention and window attention, each against its dense form."""
 
+import importlib.util
 from functools import partial
 
 import pytest
@@ -44,6 +45,23 @@ def test_attention_equals_reference(n_tokens, n_kv_heads):
     expected, _ = attention_reference(*inputs, positions)
     actual, _ = attention(*inputs, positions)
     assert_same_with_gradients(actual, expected, inputs)
+
+
+def test_flex_attention_compiles_for_no_shape_that_is_scored(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    spec = importlib.util.find_spec("helix.kernels.flex_ops")
+    flex_ops = importlib.util.module_from_spec(spec)  # in no table: there is no GPU
+    spec.loader.exec_module(flex_ops)
+    monkeypatch.setattr(flex_ops, "compiled_mask", None)
+    inputs, positions = qkv(192, d_head=16), draw_positions(192)
+    limits = {"window_tokens": 20, "n_global": 4}
+    with torch.no_grad():
+        actual, _ = flex_ops.attention(*inputs, positions)
+        sparse, _ = flex_ops.sparse(*inputs, positions, **limits)
+    assert_close(actual, attention_reference(*inputs, positions)[0])
+    assert_close(sparse, sparse_reference(*inputs, positions, **limits))
+    with pytest.raises(TypeError, match="NoneType"):  # in training it would be
+        flex_ops.attention(*inputs, positions)
 
 
 @pytest.mark.parametrize("kernel", [attention, attention_reference])

@@ -47,6 +47,13 @@ def test_flops_are_those_of_the_products_and_the_memory(case, n_context):
     assert config.flops_per_token(D_MODEL, n_context) == flops
 
 
+@pytest.mark.parametrize(("ratio", "width"), [(2.01, 2010), (0.29, 290)])
+def test_width_is_the_whole_number_that_a_ratio_stands_for(ratio, width):
+    config = GLAConfig(key_ratio=ratio, value_ratio=ratio, n_heads=1)
+    config.check(1000)
+    assert config.d_key(1000) == config.d_value(1000) == width
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -58,6 +65,7 @@ def test_flops_are_those_of_the_products_and_the_memory(case, n_context):
         ),
         (lambda: Mamba2Config(n_groups=3).check(256), "mamba2.n_groups=3: must divide"),
         (lambda: GLAConfig(key_ratio=0.0), "gla.key_ratio=0.0: give more than 0"),
+        (lambda: GLAConfig(key_ratio=1e-12).check(256), "gla.key_ratio=1e-12: times d_model"),
         (lambda: GLAConfig(decay_rank=0), "gla.decay_rank=0: give at least 1"),
         (lambda: GLAConfig(chunk_tokens=48), "gla.chunk_tokens=48: give a power of two"),
         (lambda: GLAConfig(n_heads=3).check(256), r"gla.n_heads=3: must divide key_ratio \* d_mo"),

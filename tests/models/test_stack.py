@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helix.kernels import sparse
 from helix.mixers import MIXERS, GLAConfig, SparseConfig
 from helix.models import HybridConfig, build_model, build_on_meta
 from helix.models.stack import StackConfig
@@ -137,6 +138,8 @@ def test_blocks_are_recomputed_by_kind_and_count():
     assert config.recomputed() == (True, False, True, False, True, False)
     of_kind = replace(config, recompute_kinds="sparse")
     assert of_kind.recomputed() == (False, False, False, False, True, False)
+    in_turn = replace(of_kind, pattern="gla sparse gla sparse gla sparse")
+    assert in_turn.recomputed() == (False, True, False, False, False, True)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +153,19 @@ def test_blocks_are_recomputed_by_kind_and_count():
 def test_recomputation_without_effect_is_refused(settings_, message):
     with pytest.raises(ValueError, match=message):
         hybrid(**settings_)
+
+
+@pytest.mark.parametrize("recompute", ["none", "full"])
+def test_training_fills_up_no_window_that_is_longer_than_the_row(recompute, monkeypatch):
+    filled, pad = [], sparse.F.pad
+    monkeypatch.setattr(sparse.F, "pad", lambda x, *given: filled.append(x) or pad(x, *given))
+    wide = SparseConfig(n_heads=2, window_tokens=500)
+    config = hybrid(pattern="sparse*2", sparse=wide, recompute=recompute)
+    model = build_model(config, seed=0, device="cpu")
+    model(batch_of(draw_tokens(20))).loss.backward()
+    assert not filled
+    model.predict(draw_tokens(20))
+    assert len(filled) == 4
 
 
 def test_recomputation_keeps_fewer_activations():

@@ -74,11 +74,12 @@ def check_tilings() -> None:
 
 def check_strong_and_absent_decay() -> None:
     inputs = inputs_of(200)
-    with torch.no_grad():
-        inputs[1][:, 50:60] = 0
-        inputs[1][0, [30, 31, 90], 0] = -50 / inputs[2][0]
-        inputs[1][1, [100, 120, 130], 1] = -50 / inputs[2][1]
-    compare(inputs, starts_at(200, 25, 150))
+    for nats in (50, 5000):
+        with torch.no_grad():
+            inputs[1][:, 50:60] = 0
+            inputs[1][0, [30, 31, 90], 0] = -nats / inputs[2][0]
+            inputs[1][1, [100, 120, 130], 1] = -nats / inputs[2][1]
+        compare(inputs, starts_at(200, 25, 150))
     with torch.no_grad():
         inputs[2].fill_(-1e4)
     outputs = gpu_ssd.ssd(*inputs[:-1], starts_at(200, 25), inputs[-1])
