@@ -62,7 +62,7 @@ class Standing:
         left_s: Until its last step at the present speed; None before speed is known.
         held_out: Source to bits per byte at the last validation.
         checkpoint_step: Of the newest checkpoint; None before there is one.
-        losses: Of all steps, in nats per token.
+        losses: Of all steps where it was finite, in nats per token.
         events: What happened beside steps, the newest last, each in one line.
         is_silent: No line for much longer than a step takes, and the run is not at its end.
     """
@@ -109,7 +109,9 @@ def look(run_dir: str | Path) -> Standing:
         figures=summarise(recent),
         held_out=last_validation(records),
         checkpoint_step=saved[-1].step if saved else None,
-        losses=[record["train/loss_nats_per_token"] for record in steps],
+        losses=[
+            loss for record in steps if (loss := record["train/loss_nats_per_token"]) is not None
+        ],
         events=list_events(run_dir, steps),
         is_silent=n_left > 0 and age_s > max(SILENT_STEPS * step_s, 60.0),
     )
@@ -128,13 +130,13 @@ def summarise(recent: Sequence[Record]) -> dict[str, float]:
 
 
 def last_validation(records: Sequence[Record]) -> dict[str, float]:
-    """Give bits per byte by source, of the last validation."""
+    """Give bits per byte by source, of the last validation; a source without a number is none."""
     ends = "/bits_per_byte"
     found = [r for r in records if any(name.startswith("validation/") for name in r)]
     return {
         name.removeprefix("validation/").removesuffix(ends): value
         for name, value in (found[-1].items() if found else ())
-        if name.startswith("validation/") and name.endswith(ends)
+        if name.startswith("validation/") and name.endswith(ends) and value is not None
     }
 
 

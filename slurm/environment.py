@@ -3,6 +3,7 @@
 `python -m slurm.environment deadline` prints when the time of this job is up.
 """
 
+import os
 import re
 import shlex
 import sys
@@ -53,7 +54,7 @@ def scheduler_environment(slurm: Mapping[str, str], left_s: int | None) -> dict[
     named = {"HELIX_DEADLINE_UNIX_S": str(int(time.time()) + left_s)} if left_s is not None else {}
     limit = int(slurm.get("HELIX_MAX_RESTARTS") or MAX_RESTARTS)
     may_requeue = n_restarts(slurm) < limit
-    command = [sys.executable, "-m", "slurm.requeue", slurm["SLURM_JOB_ID"]]
+    command = [sys.executable, "-m", "slurm.requeue", job_id_of(slurm)]
     return {**named, "HELIX_REQUEUE": shlex.join(command) if may_requeue else ""}
 
 
@@ -61,7 +62,7 @@ def task_environment(slurm: Mapping[str, str]) -> dict[str, str]:
     """Put together what a rank in a job needs; asks squeue unless the deadline is known already."""
     left_s = None
     if not slurm.get("HELIX_DEADLINE_UNIX_S"):
-        left_s = time_left_s(slurm["SLURM_JOB_ID"])
+        left_s = time_left_s(job_id_of(slurm))
     return {**rank_environment(slurm), **scheduler_environment(slurm, left_s)}
 
 
@@ -82,8 +83,30 @@ def is_task(slurm: Mapping[str, str]) -> bool:
         and "SLURM_STEP_NUM_TASKS" in slurm  # a batch script has a PROCID too, but no step
         and step.isdecimal()
         and int(step) < INTERACTIVE_STEP
-        and "SLURM_PTY_PORT" not in slurm  # srun --pty bash
+        # srun --pty bash; what srun starts from there inherits the variable, not the terminal.
+        and not ("SLURM_PTY_PORT" in slurm and has_terminal())
     )
+
+
+def has_terminal() -> bool:
+    """Tell whether a terminal controls this process, wherever its output goes."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def job_id_of(slurm: Mapping[str, str]) -> str:
+    """Name the job so that SLURM means it alone: 42, or 42_3 for one task of an array.
+
+    An array's last task has the number of the array, by which SLURM means all of its tasks. Others
+    go by their own: a job that was submitted from a task inherits that one's SLURM_ARRAY_JOB_ID.
+    """
+    job_id = slurm["SLURM_JOB_ID"]
+    if slurm.get("SLURM_ARRAY_JOB_ID") == job_id:
+        return f"{job_id}_{slurm['SLURM_ARRAY_TASK_ID']}"
+    return job_id
 
 
 def n_restarts(slurm: Mapping[str, str]) -> int:
@@ -125,11 +148,9 @@ def time_left_s(job_id: str) -> int | None:
 
 def main(slurm: Mapping[str, str]) -> None:
     """Print when the time of this job is up, in seconds since 1970; nothing without a limit."""
-    left_s = time_left_s(slurm["SLURM_JOB_ID"])
+    left_s = time_left_s(job_id_of(slurm))
     print("" if left_s is None else int(time.time()) + left_s)
 
 
 if __name__ == "__main__":
-    import os
-
     main(os.environ)

@@ -2,6 +2,7 @@
 
 slurm/jobs.json                 one entry a job, the newest last
 slurm/0000-train/               of one submission: code, config, script, logs of each rank
+                 preflight.passed        with preflight=true, once its checks went well
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ class JobRecord:
     Attributes:
         job_id: 42, or 42_3 for task 3 of an array.
         folder: Where its script and logs are.
+        has_preflight: Whether it makes checks before it trains.
     """
 
     job_id: str
@@ -31,6 +33,13 @@ class JobRecord:
     run_dir: str
     folder: str
     submitted_unix_s: float
+    has_preflight: bool = False
+
+    @property
+    def may_save(self) -> bool:
+        """Whether it saves when it is told to: it trains, and its checks are behind it."""
+        is_past = not self.has_preflight or preflight_passed(self.folder).exists()
+        return self.verb == "train" and is_past
 
     def log(self, rank: int, kind: str) -> Path:
         """Say where the output of a rank is: kind is out or err."""
@@ -47,7 +56,7 @@ class WatchOptions:
         json: Print JSON.
         rank: Whose log.
         lines: How many of its last lines.
-        save: Let the run save before it ends; else it has what KillWait leaves it, mostly 30 s.
+        save: Let a training save before it ends; else it has what KillWait leaves it, mostly 30 s.
     """
 
     run_dir: str
@@ -61,6 +70,11 @@ class WatchOptions:
 def jobs_file(run_dir: str | Path) -> Path:
     """Say where a run folder keeps what was submitted for it."""
     return Path(run_dir) / "slurm" / "jobs.json"
+
+
+def preflight_passed(folder: str | Path) -> Path:
+    """Say which file of a submission tells that its checks went well."""
+    return Path(folder) / "preflight.passed"
 
 
 def read_jobs(run_dir: str | Path) -> list[JobRecord]:
@@ -170,20 +184,22 @@ def logs(options: WatchOptions) -> None:
 
 
 def cancel(options: WatchOptions) -> None:
-    """End the jobs of a run folder that have not ended: at once, or after a save."""
-    jobs = chosen_jobs(options)
-    reports = look_up([job.job_id for job in jobs])
-    ids = [report.job_id for report in reports if report.is_queued]
-    running = [report.job_id for report in reports if report.is_running]
-    for job_id in running if options.save else []:
+    """End the jobs of a run folder that have not ended: at once, or trainings after a save."""
+    jobs = {job.job_id: job for job in chosen_jobs(options)}
+    at_once: list[str] = []
+    saving: list[str] = []
+    for report in look_up(list(jobs)):
+        is_to_save = options.save and report.is_running and jobs[report.job_id].may_save
+        if report.is_queued:
+            (saving if is_to_save else at_once).append(report.job_id)
+    for job_id in saving:
         ask("scontrol", "update", f"JobId={job_id}", "Requeue=0")
         ask("scancel", "--signal=USR2", job_id)
-    at_once = [job_id for job_id in ids if not (options.save and job_id in running)]
     if at_once:
         ask("scancel", *at_once)
     if options.json:
-        print(json.dumps({"cancelled": at_once, "saving": running if options.save else []}))
+        print(json.dumps({"cancelled": at_once, "saving": saving}))
         return
     told = [f"cancelled {job_id}" for job_id in at_once]
-    told += [f"{job_id} saves and ends" for job_id in running] if options.save else []
+    told += [f"{job_id} saves and ends" for job_id in saving]
     print("\n".join(told) or "nothing to cancel: all jobs have ended", file=sys.stderr)

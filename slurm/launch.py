@@ -29,6 +29,7 @@ from slurm.plan import (
     plan_command,
     plan_training,
     refuse_preflight,
+    refuse_second,
     refuse_sweep,
     split,
     wait_for,
@@ -79,6 +80,7 @@ def main(arguments: Sequence[str]) -> int:
     refuse_preflight(options, verb, sweep)
     if verb == "train":
         works = plan_training(options, sweep, rest)
+        refuse_second(options, works)
     else:
         refuse_sweep(sweep)
         works = plan_command(verb, options, rest)
@@ -149,7 +151,8 @@ def make_executor(options: LaunchConfig, verb: str, folder: Path) -> "submitit.S
         "cpus_per_task": options.cpus_per_gpu,
         "mem": f"{options.mem_gib}G" if options.mem_gib else None,
     }
-    extra = {"requeue": True, **options.sbatch}
+    own = {name: True if value == "true" else value for name, value in options.sbatch.items()}
+    extra = own if "no-requeue" in own else {"requeue": True, **own}
     if options.after:
         extra |= {"dependency": f"afterok:{options.after}", "kill-on-invalid-dep": "yes"}
     executor = Executor(folder=folder)
@@ -188,7 +191,7 @@ def preflight_lines(options: LaunchConfig, folder: Path) -> list[str]:
 
     A task shields the checks from the USR2 of a preemption, by which SLURM requeues the job itself.
     """
-    passed = shlex.quote(str(folder / "preflight.passed"))
+    passed = shlex.quote(str(jobs.preflight_passed(folder)))
     srun = ["srun", "--unbuffered", "--output", f"{folder}/%j_%t_log.out"]
     srun += ["--error", f"{folder}/%j_%t_log.err", *srun_options(options)]
     checks = [sys.executable, "-m", "slurm.task", *preflight_words(options, folder)]
@@ -258,6 +261,7 @@ def submit(options: LaunchConfig, verb: str, works: list[Work], folder: Path) ->
             run_dir=str(work.run_dir),
             folder=str(folder),
             submitted_unix_s=time.time(),
+            has_preflight=options.preflight,
         )
         for job, work in zip(submitted, works, strict=True)
     ]
@@ -270,7 +274,7 @@ def submit(options: LaunchConfig, verb: str, works: list[Work], folder: Path) ->
 
 @contextlib.contextmanager
 def outside_of_jobs() -> Iterator[None]:
-    """Keep what describes a job of our own from one that we submit: sbatch hands it all on.
+    """Keep what describes a job of our own from one that we start: sbatch hands it all on.
 
     SLURM_CONF and defaults such as SBATCH_ACCOUNT stay, which submitit's own clean_env drops.
     """
@@ -290,12 +294,13 @@ def run_here(options: LaunchConfig, works: list[Work], folder: Path) -> int:
     """Run the jobs on this machine, one after the other; give the first status that is not 0."""
     checks = [preflight_words(options, folder)] if options.preflight else []
     for words in (*checks, *(work.words for work in works)):
-        status = local.run(
-            words,
-            n_tasks=options.n_tasks,
-            folder=folder,
-            environment=snapshot.environment_of(folder / "code"),
-        )
+        with outside_of_jobs():  # or each task would take itself for the one that we are
+            status = local.run(
+                words,
+                n_tasks=options.n_tasks,
+                folder=folder,
+                environment=snapshot.environment_of(folder / "code"),
+            )
         if status:
             return status
     return 0

@@ -1,25 +1,31 @@
 """What is to be launched: options and words become the works of a job, or a mistake is told.
 
-Nothing here is written, and SLURM is asked only for the jobs that a command waits for.
+Nothing here is written, and SLURM is asked only for jobs: those that a command waits for, and those
+that train a run already.
 """
 
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from data_tools.options import read as read_data
+from evals.suite import read as read_evaluation
 from helix import config as configs
 from helix.config import ConfigError, RunConfig, load_options
 from helix.presets import PRESETS
-from helix.training.ds_settings import read_ds_config
+from helix.training.checkpoint import list_saved
+from helix.training.ds_settings import compose_ds_config
 from slurm.environment import MAX_RESTARTS
 from slurm.jobs import read_jobs
 from slurm.queue import ENDED_WELL, UNKNOWN, SlurmError, look_up
+
+READERS = {"evaluate": read_evaluation, "data": read_data}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +45,14 @@ class LaunchConfig:
         run_dir: The run's folder; may as well stand among the training words.
         after: Job ids, joined by ":", that must end well first; empty: none. An evaluation where
             it is not given waits for the last training of its run_dir.
-        checkpoints: One evaluation for each: all, or steps as 100,200; {checkpoint} in the words
-            becomes its folder.
+        checkpoints: One evaluation for each: all, or steps as 100,200; {step} in the words becomes
+            its number.
         parallelism: Tasks of an array that run at once.
         setup: Shell lines before the start, as "module load cuda".
         preflight: Make the checks of `helix doctor preflight` on all tasks first; where one fails
             the job ends with 2.
-        sbatch: Options of sbatch by name that have no word of their own here.
+        sbatch: Options of sbatch by name that have no word of their own here; "true" for one that
+            takes no value.
         dry_run: Print the sbatch script and write nothing.
         local: Start the same job here, without SLURM.
     """
@@ -72,7 +79,7 @@ class LaunchConfig:
     parallelism: int = 256
     setup: str = ""
     preflight: bool = False
-    sbatch: dict[str, Any] = field(default_factory=dict)
+    sbatch: dict[str, str] = field(default_factory=dict)
     dry_run: bool = False
     local: bool = False
 
@@ -95,6 +102,15 @@ class LaunchConfig:
                 f"signal_before_s={self.signal_before_s}: must be less than time_min="
                 f"{self.time_min}, which is {self.time_min * 60} s"
             )
+        self._check_sbatch()
+
+    def _check_sbatch(self) -> None:
+        for name, value in self.sbatch.items():
+            if str(value).lower() in ("", "false", "null") or str(value).startswith(("[", "{")):
+                raise ValueError(
+                    f"sbatch.{name}={value}: give one value, or true where it takes none; leave "
+                    "out what is not wanted"
+                )
 
     @property
     def tasks_on_node(self) -> int:
@@ -170,13 +186,42 @@ def plan_training(
         config = configs.load([*own, f"run_dir={run_dir}"], PRESETS)
         check(config, options.n_tasks)
         works.append(Work(words=["train"], run_dir=run_dir, config=config))
+    for run_dir, n_runs in Counter(work.run_dir for work in works).items():
+        if n_runs > 1:
+            raise ConfigError(
+                f"run_dir={run_dir}: {n_runs} runs of the sweep would share it; give values whose "
+                "names differ"
+            )
     return works
+
+
+def refuse_second(options: LaunchConfig, works: list[Work]) -> None:
+    """Refuse to queue a run that a job trains, or is to train, already.
+
+    Raises:
+        ConfigError: There is such a job.
+        SlurmError: SLURM cannot be asked.
+    """
+    if options.local or options.dry_run:
+        return
+    run_dirs = {
+        job.job_id: job.run_dir
+        for work in works
+        for job in read_jobs(work.run_dir)
+        if job.verb == "train" and job.run_dir == str(work.run_dir)  # not those of a sweep below it
+    }
+    for report in look_up(list(run_dirs)) if run_dirs else []:
+        if report.is_queued:
+            where = f"run_dir={run_dirs[report.job_id]}"
+            raise ConfigError(
+                f"{where}: job {report.job_id} trains it already, and is {report.state}; "
+                f"`helix launch status {where}` tells more, `helix launch cancel {where}` ends it"
+            )
 
 
 def check(config: RunConfig, n_ranks: int) -> None:
     """Refuse a run that its ranks would refuse at their start; see `load` for errors."""
-    config.training.n_accumulations(n_ranks)
-    read_ds_config(config.training.deepspeed)
+    compose_ds_config(config, n_ranks)
     saved = configs.saved_path(config.run_dir)
     if saved.exists():
         difference = configs.first_difference(config, configs.load_file(saved, config))
@@ -188,20 +233,21 @@ def check(config: RunConfig, n_ranks: int) -> None:
 
 
 def plan_command(verb: str, options: LaunchConfig, words: list[str]) -> list[Work]:
-    """Say what evaluations or data jobs do: one, or one for each checkpoint."""
+    """Say what evaluations or data jobs do: one, or one for each checkpoint.
+
+    Their words are read here as the job will read them, so that no mistake waits with it.
+    """
     run_dir = Path(options.run_dir)
-    folders = checkpoint_folders(options) or [None]
-    works = []
-    for checkpoint in folders:
-        filled = [word.replace("{run_dir}", str(run_dir)) for word in words]
-        if checkpoint is not None:
-            filled = [word.replace("{checkpoint}", str(checkpoint)) for word in filled]
-        works.append(Work(words=[verb, *filled], run_dir=run_dir))
-    if folders != [None] and works[0].words == [verb, *words]:
+    if bool(options.checkpoints) != any("{step}" in word for word in words):
         raise ConfigError(
-            f"checkpoints={options.checkpoints}: write {{checkpoint}} where its folder belongs "
-            "among the words after --"
+            f"checkpoints={options.checkpoints}: goes together with step={{step}} among the words "
+            "after --; give both or neither"
         )
+    works = []
+    for step in steps_of(options) or [""]:
+        filled = [w.replace("{run_dir}", str(run_dir)).replace("{step}", step) for w in words]
+        READERS[verb](filled)
+        works.append(Work(words=[verb, *filled], run_dir=run_dir))
     return works
 
 
@@ -222,18 +268,19 @@ def refuse_preflight(options: LaunchConfig, verb: str, sweep: dict[str, list[str
         )
 
 
-def checkpoint_folders(options: LaunchConfig) -> list[Path | None]:
-    """List the checkpoints that are there now, or those of the steps that were asked for."""
-    folder = Path(options.run_dir) / "checkpoints"
+def steps_of(options: LaunchConfig) -> list[str]:
+    """List the steps of the checkpoints that are there now, or those that were asked for."""
     if not options.checkpoints:
         return []
     if options.checkpoints == "all":
-        found: list[Path | None] = [*sorted(folder.glob("step-*"))]
+        found = [str(saved.step) for saved in list_saved(options.run_dir)]
         if not found:
-            raise ConfigError(f"checkpoints=all: there is none in {folder} yet; name their steps")
+            raise ConfigError(
+                f"checkpoints=all: there is none in {options.run_dir} yet; name their steps"
+            )
         return found
     try:
-        return [folder / f"step-{int(step):08d}" for step in options.checkpoints.split(",")]
+        return [str(int(step)) for step in options.checkpoints.split(",")]
     except ValueError:
         raise ConfigError(
             f"checkpoints={options.checkpoints}: give all, or steps as 100,200"

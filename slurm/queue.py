@@ -141,7 +141,7 @@ def in_accounts(job_ids: Sequence[str]) -> dict[str, JobReport]:
 
 
 def report_of(job_id: str) -> JobReport:
-    """Report one job, by the number in SLURM_JOB_ID; see `ask` for errors."""
+    """Report one job, by what slurm.environment.job_id_of gives; see `ask` for errors."""
     columns = ",".join(f"{name}:|" for name in ("State", "Reason", "TimeLeft"))
     listed = ask("squeue", "--noheader", "--states=all", f"--jobs={job_id}", f"--Format={columns}")
     state, reason, left = listed.splitlines()[0].split("|")[:3]

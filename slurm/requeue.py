@@ -8,7 +8,9 @@ import time
 
 from slurm.queue import SlurmError, ask, report_of
 
-PAUSES_S = (0, 2, 5, 10, 20)  # a controller that restarts; helix waits a minute for this command
+# A controller that restarts, or is too busy to answer; helix waits a minute for this command.
+PAUSES_S = (0, 2, 5, 10, 20)
+FINAL = ("Invalid job id", "disabled", "denied", "not found")  # asking again changes no such answer
 
 
 def requeue(job_id: str) -> str:
@@ -24,7 +26,7 @@ def requeue(job_id: str) -> str:
             return ""
         except SlurmError as error:
             problem = str(error)
-            if "Unable to contact" not in problem and "no answer" not in problem:
+            if any(words in problem for words in FINAL):
                 break
     return f"job {job_id} was not requeued: {problem}"
 

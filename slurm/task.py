@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -31,7 +32,8 @@ from slurm.environment import is_task, n_restarts, task_environment
 TRY_AGAIN = 75  # EX_TEMPFAIL
 SIGNALLED = 128
 # SIGINT is not among them: a terminal sends it to all of a group, and a second one interrupts.
-HANDED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+TO_SAVE = (signal.SIGUSR1, signal.SIGUSR2)
+HANDED_ON = (signal.SIGTERM, *TO_SAVE)
 STOPPED = range(SIGNALLED + 1, SIGNALLED + 65)  # SIGALRM stands for the deadline
 MAX_FAILURES = 3  # without a new checkpoint between them
 GIVEN_UP = (
@@ -54,7 +56,8 @@ class Rank:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "helix", *words],
             env={**os.environ, **environment},
-            preexec_fn=ignore_signals,
+            # What trains saves when it is told to end; anything else ends.
+            preexec_fn=partial(ignore_signals, HANDED_ON if words[0] == "train" else TO_SAVE),
         )
 
     def wait(self) -> int:
@@ -69,32 +72,32 @@ class Rank:
         self.pending.append(number)
 
     def _hand_on(self) -> None:
-        """Send what came, once the rank listens: before that, it would be lost.
+        """Send what came, once the rank no longer ignores it: before that, it would be lost.
 
         SLURM signals every process of a step, so that a rank may get a signal twice.
         """
         for number in list(self.pending):
-            if catches(self.process.pid, number):
+            if not ignores(self.process.pid, number):
                 self.pending.remove(number)
                 with contextlib.suppress(ProcessLookupError):
                     self.process.send_signal(number)
 
 
-def ignore_signals() -> None:
+def ignore_signals(numbers: Sequence[int]) -> None:
     """Let a process that is being started ignore signals until it says what it does with them."""
-    for number in HANDED_ON:
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def catches(pid: int, number: int) -> bool:
-    """Tell whether a process has a handler for a signal."""
+def ignores(pid: int, number: int) -> bool:
+    """Tell whether a process ignores a signal."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return False
-    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
-    return bool(int(caught, 16) >> (number - 1) & 1)
+    ignored = next((line.split()[1] for line in lines if line.startswith("SigIgn:")), "0")
+    return bool(int(ignored, 16) >> (number - 1) & 1)
 
 
 def run(words: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from helix.config import ConfigError
 from helix.training import incidents
 from helix.training.metrics import metrics_path
-from helix.watch import SPARK_COLUMNS, SPARKS, WatchConfig, duration, look, sparkline, watch
+from helix.watch import SPARK_COLUMNS, SPARKS, WatchConfig, draw, duration, look, sparkline, watch
 from tests.commands import clean_environment
 
 
@@ -53,6 +53,19 @@ def test_it_tells_of_skipped_steps_new_starts_and_silence(run_dir):
         "step 11: rolled back to 9",
     ]
     assert 0 < standing.left_s < 3600
+
+
+def test_a_loss_that_is_no_number_is_left_out(run_dir):
+    records = [json.loads(line) for line in metrics_path(run_dir).read_text().splitlines()]
+    steps = [record for record in records if "speed/step_ms" in record]
+    steps[4]["train/loss_nats_per_token"] = None
+    scored = [r for r in records if "validation/de/bits_per_byte" in r][-1]
+    scored["validation/de/bits_per_byte"] = None
+    metrics_path(run_dir).write_text("\n".join(map(json.dumps, records)) + "\n")
+    standing = look(run_dir)
+    assert len(standing.losses) == 19
+    assert list(standing.held_out) == ["en"]
+    draw(standing)
 
 
 def test_it_ends_with_the_run_on_a_real_terminal(run_dir):

@@ -27,14 +27,16 @@ def look_at_settings(context: Context) -> dict[str, str]:
 
 def judge_settings(facts: Facts) -> Seen:
     """Hold every rank's settings to rank 0's."""
+    advice = "give all ranks the same words and a run_dir that all of them see"
+    return alike(facts, odd="other settings", advice=advice)
+
+
+def alike(facts: Facts, *, odd: str, advice: str) -> Seen:
+    """Hold the hash of what every rank has to rank 0's."""
     ours = facts.by_rank[0]
     others = [rank for rank, theirs in facts.by_rank.items() if theirs["hash"] != ours["hash"]]
     if others:
-        return Seen(
-            f"{facts.name(others)}: other settings than rank 0",
-            "FAILED",
-            "give all ranks the same words and a run_dir that all of them see",
-        )
+        return Seen(f"{facts.name(others)}: {odd} than rank 0", "FAILED", advice)
     return Seen(ours["says"])
 
 
@@ -72,12 +74,8 @@ def look_at_vocabulary(context: Context) -> dict[str, str]:
 
 def judge_vocabulary(facts: Facts) -> Seen:
     """Hold every rank's tokenizer to rank 0's."""
-    ours = facts.by_rank[0]
-    others = [rank for rank, theirs in facts.by_rank.items() if theirs["hash"] != ours["hash"]]
-    if others:
-        advice = "copy one file to all nodes, or name one that all of them see"
-        return Seen(f"{facts.name(others)}: another tokenizer than rank 0", "FAILED", advice)
-    return Seen(ours["says"])
+    advice = "copy one file to all nodes, or name one that all of them see"
+    return alike(facts, odd="another tokenizer", advice=advice)
 
 
 def look_at_run_folder(context: Context) -> Seen:

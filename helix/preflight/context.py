@@ -74,6 +74,10 @@ class Board:
             raise TimeoutError(f"no word of {key} in {timeout_s:.0f} s") from None
         return json.loads(self.store.get(name))
 
+    def count(self, key: str) -> int:
+        """Give how often ranks called this for a key before; the same number to none of them."""
+        return self.store.add(f"{self.name}/{key}", 1) - 1
+
 
 @dataclass(kw_only=True)
 class Context:
@@ -81,6 +85,8 @@ class Context:
 
     Attributes:
         words: The run's settings, as they were typed.
+        number_on_node: Of the ranks on this host, from 0, in the order in which they came:
+            LOCAL_RANK is 0 on all of them where each sees one GPU alone.
         run: What they make; None until they were read, and where they cannot be.
     """
 
@@ -89,21 +95,22 @@ class Context:
     board: Board
     rank: int
     world_size: int
-    local_rank: int
+    number_on_node: int
     host: str
     run: RunConfig | None = None
 
     @classmethod
     def here(cls, words: list[str], options: PreflightConfig) -> "Context":
         """Describe this rank; the process group must exist."""
+        board, host = Board.open(), socket.gethostname()
         return cls(
             words=words,
             options=options,
-            board=Board.open(),
+            board=board,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            local_rank=int(os.environ.get("LOCAL_RANK", "0")),
-            host=socket.gethostname(),
+            number_on_node=board.count(f"host/{host}"),
+            host=host,
         )
 
     @property

@@ -19,7 +19,7 @@ MANY_EPOCHS = 4.0  # up to so many, repeated data are nearly as good as new: arX
 
 def look_at_dataset(context: Context) -> Seen | None:
     """Check manifest, indexes, the length of every file and the tokenizer, on each node."""
-    if context.local_rank:
+    if context.number_on_node:
         return None
     run = context.of_run
     if not run.data.path:
@@ -65,7 +65,7 @@ def cut_shards(store: Store) -> dict[str, tuple[int, ...]]:
 def look_behind_url(context: Context) -> Seen | None:
     """Ask for the length of some shards behind a URL, on each node."""
     run = context.of_run
-    if context.local_rank or "://" not in run.data.path:
+    if context.number_on_node or "://" not in run.data.path:
         return None
     from helix.data.cache import CachedStore  # it imports fsspec, which a folder does not need
 
@@ -98,7 +98,7 @@ def look_at_hashes(context: Context) -> Seen | None:
     store = open_store(run.data.path, run.data.cache)
     shards = [shard for split in SPLITS for *_, shard in store.manifest.shards(split)]
     n_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    own = shards[context.local_rank % n_local :: n_local]
+    own = shards[context.number_on_node % n_local :: n_local]
     for shard in own:
         check_hash(store.shard(shard), shard.sha256)
     store.close()

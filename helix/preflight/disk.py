@@ -39,7 +39,7 @@ def run_folder(context: Context) -> Path:
 
 def look_at_writing(context: Context) -> dict[str, Any] | None:
     """Write, sync, rename and read back a file, on each node at the same time."""
-    if context.local_rank:
+    if context.number_on_node:
         return None
     folder = run_folder(context)
     n_bytes = CHECKPOINT_BYTES * n_parameters(context)
@@ -61,7 +61,7 @@ def write_and_read(whole: Path, n_mib: int) -> float:
     Returns:
         The seconds until it was safe on the disk.
     """
-    partial, block = whole.with_suffix(".partial"), os.urandom(MIB)
+    partial, block = whole.with_name(f"{whole.name}.partial"), os.urandom(MIB)
     started = time.monotonic()
     try:
         with partial.open("wb") as file:
@@ -102,7 +102,7 @@ def judge_writing(facts: Facts) -> Seen:
 
 def look_at_room(context: Context) -> Seen | None:
     """Hold what the run will keep, and one more that is being written, to the room there is."""
-    if context.local_rank:
+    if context.number_on_node:
         return None
     folder = run_folder(context)
     status = os.statvfs(folder)

@@ -4,8 +4,10 @@ A file says how state is sharded, offloaded and sent; RunConfig says batch, prec
 accumulation. A key that both set is refused, so that no number lives twice.
 """
 
+import contextlib
 import importlib.resources
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,8 @@ def read_ds_config(name: str) -> dict[str, Any]:
     """Read a file of ds_configs by name, or any JSON file by path.
 
     Raises:
-        ConfigError: No such file, not JSON, or a key that belongs to RunConfig.
+        ConfigError: No such file, not JSON, a key that belongs to RunConfig, or a word of
+            zero_optimization that DeepSpeed does not take.
     """
     shipped = importlib.resources.files("ds_configs")
     names = [f.name.removesuffix(".json") for f in shipped.iterdir() if f.name.endswith(".json")]
@@ -70,7 +73,33 @@ def read_ds_config(name: str) -> dict[str, Any]:
                 f"training.deepspeed={name}: {key} is not for this file"
                 f"{suggestion(key, OF_THE_FILE)}"
             )
+    if name not in names:
+        refuse_wrong_zero(name, settings.get("zero_optimization", {}))
     return settings
+
+
+def refuse_wrong_zero(name: str, zero: dict[str, Any]) -> None:
+    """Have DeepSpeed read zero_optimization of a file, and tell the first word it does not take."""
+    if zero.get("stage", 0) not in (0, 1, 2, 3):  # DeepSpeed takes "auto" for 0, and "2" for 2
+        raise ConfigError(
+            f"training.deepspeed={name}: zero_optimization.stage={zero['stage']!r}: give 0, 1, 2 "
+            "or 3"
+        )
+    with contextlib.redirect_stdout(sys.stderr):  # where it looks for a GPU, it says so there
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+        from pydantic import ValidationError
+
+    try:
+        DeepSpeedZeroConfig.model_validate(zero)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = ".".join(str(part) for part in ("zero_optimization", *wrong["loc"]))
+        is_unknown = wrong["type"] == "extra_forbidden" and len(wrong["loc"]) == 1
+        hint = suggestion(key.partition(".")[2], DeepSpeedZeroConfig.model_fields)
+        raise ConfigError(
+            f"training.deepspeed={name}: {key}: "
+            f"{f'no such setting{hint}' if is_unknown else wrong['msg']}"
+        ) from error
 
 
 def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:

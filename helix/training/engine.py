@@ -1,4 +1,4 @@
-"""The engine: a model and its optimizer under DeepSpeed. The only file that imports deepspeed."""
+"""The engine: a model and its optimizer under DeepSpeed, which no other file runs anything of."""
 
 import contextlib
 import json

@@ -88,6 +88,14 @@ FAULTS = {
 }
 
 
+def number_where_each_rank_sees_one_gpu():
+    """Give the number of this rank on its node, where LOCAL_RANK says 0 on all of them."""
+    join_ranks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "0")
+        return Context.here([], PreflightConfig()).number_on_node
+
+
 def check_with(words, fault, names, timeout_s):
     """Make the checks of some names with a fault on one rank; give status, seconds, findings."""
     join_ranks()

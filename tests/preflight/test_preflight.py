@@ -18,7 +18,7 @@ from helix.preflight.conduct import Check, Conduct
 from helix.preflight.context import Context, PreflightConfig
 from helix.preflight.data import judge_epochs
 from helix.preflight.devices import judge_device
-from helix.preflight.disk import judge_writing
+from helix.preflight.disk import judge_writing, write_and_read
 from helix.preflight.findings import Facts, Seen, spans, worst
 from helix.preflight.memory import judge_host, left_in_cgroups
 from helix.preflight.steps import judge_steps, reduced
@@ -27,7 +27,7 @@ from helix.presets import PRESETS
 from helix.training.engine import join_ranks
 from tests.commands import clean_environment
 from tests.conftest import TINY_MODEL
-from tests.preflight.faults import check_with
+from tests.preflight.faults import check_with, number_where_each_rank_sees_one_gpu
 
 TIMEOUT_S = 120
 FOR_TWO = ("training.micro_batch_rows=2",)
@@ -197,6 +197,17 @@ def test_micro_batch_that_does_not_divide_over_the_ranks_fails(words, two_ranks)
     found = told[0][2]["batch"]
     assert found["verdict"] == "FAILED"
     assert "training.micro_batch_rows=4 x 2 ranks" in found["found"]
+
+
+def test_ranks_of_a_node_have_numbers_of_their_own_where_each_sees_one_gpu(two_ranks):
+    assert sorted(two_ranks.run(number_where_each_rank_sees_one_gpu)) == [0, 1]
+
+
+def test_writing_leaves_the_file_of_another_rank_alone(tmp_path):
+    theirs = tmp_path / ".preflight-node1.partial"
+    theirs.touch()
+    write_and_read(tmp_path / ".preflight-node1.cluster-0", 1)
+    assert list(tmp_path.iterdir()) == [theirs]
 
 
 @pytest.mark.ranks

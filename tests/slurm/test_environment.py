@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slurm import environment as environments
 from slurm.environment import (
     adopt,
     first_host,
+    job_id_of,
     port_of,
     rank_environment,
     scheduler_environment,
@@ -101,6 +103,28 @@ def test_a_job_is_requeued_so_often_and_no_more(restarts, may):
     assert words[1:] == (["-m", "slurm.requeue", "42"] if may else [])
 
 
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({}, "42"),
+        ({"SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "3"}, "42_3"),  # 42 is all tasks
+        ({"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "0"}, "42"),  # its own, or inherited
+    ],
+)
+def test_a_task_of_an_array_is_named_alone(own, named):
+    assert job_id_of(TASK | own) == named
+    command = scheduler_environment(TASK | own, None)["HELIX_REQUEUE"]
+    assert shlex.split(command)[-1] == named
+
+
+@pytest.mark.parametrize("has_terminal", [False, True])
+def test_a_step_that_a_shell_on_a_terminal_starts_is_no_such_shell(monkeypatch, has_terminal):
+    monkeypatch.setattr(environments, "has_terminal", lambda: has_terminal)
+    environment = TASK | {"SLURM_PTY_PORT": "40000"}  # inherited by all that is started there
+    adopt(environment)
+    assert ("RANK" in environment) is not has_terminal
+
+
 def test_a_task_of_a_step_becomes_a_rank():
     environment = dict(TASK)
     adopt(environment)
@@ -114,7 +138,6 @@ def test_a_task_of_a_step_becomes_a_rank():
     [
         {"SLURM_PROCID": None},  # a shell of salloc, or no SLURM at all
         {"SLURM_STEP_ID": "4294967290"},  # a shell of salloc, where sites run it in a step
-        {"SLURM_PTY_PORT": "40000"},  # srun --pty bash
         {"SLURM_STEP_NUM_TASKS": None, "SLURM_STEP_ID": None},  # a batch script without srun
         {"RANK": "0"},  # torchrun or deepspeed in a task
     ],

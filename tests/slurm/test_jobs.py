@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -133,6 +134,29 @@ def test_a_sweep_is_an_array_with_one_run_folder_each(cluster, corpus, tmp_path,
     rows = json.loads(capsys.readouterr().out)
     assert [row["job_id"].partition("_")[2] for row in rows] == ["0", "1"]
     assert [row["progress"]["step"] for row in rows] == [2, 2]
+
+
+def test_a_task_of_an_array_is_requeued_alone(cluster, corpus, tmp_path):
+    """The last task has the number of the array, by which SLURM means all of its tasks."""
+    words = training_words(corpus, tmp_path / "sweep", n_steps=5000)
+    launch(*ONE, "sweep.seed=[0,1]", "--", *words)
+    first, last = (tmp_path / "sweep" / f"seed={seed}" for seed in (0, 1))
+    wait_for_step(first, 2, attempt=0)
+    for run_dir, n_restarts in ((last, [0, 1]), (first, [1, 1])):
+        wait_for_step(run_dir, 2, attempt=0)
+        cluster.run("scancel", "--signal=USR2", job_of(run_dir))
+        wait_for_step(run_dir, 2, attempt=1)
+        assert [report_of(job_of(folder)).n_restarts for folder in (first, last)] == n_restarts
+    launch("cancel", f"run_dir={tmp_path / 'sweep'}")
+
+
+def test_a_shell_on_a_terminal_is_no_task_and_what_srun_starts_there_is(cluster, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    code = "import os; from slurm.environment import is_task; print(is_task(os.environ))"
+    python = shlex.join([sys.executable, "-c", code])
+    shell = shlex.join(["bash", "-c", f"{python}; srun --overlap -n2 {python}"])
+    told = cluster.run("script", "-qec", f"srun -c2 --pty {shell}", "/dev/null")
+    assert re.findall("True|False", told) == ["False", "True", "True"]
 
 
 def test_editing_the_checkout_changes_no_queued_job(cluster, corpus, tmp_path, monkeypatch):

@@ -2,16 +2,22 @@
 
 import json
 import os
+import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from helix import cli
+from helix.config import ConfigError
 from helix.training.metrics import read_records
-from slurm import launch, plan
+from slurm import jobs, launch, plan, requeue
+from slurm.environment import is_task
 from slurm.jobs import JobRecord, add_jobs, progress_of
+from slurm.queue import JobReport, SlurmError
 from tests.commands import start_helix
 from tests.slurm.runs import losses_of, training_words
+from tests.slurm.test_environment import TASK
 
 
 @pytest.fixture
@@ -76,6 +82,7 @@ def test_a_sweep_is_an_array(corpus, tmp_path, capsys):
 
 def test_an_evaluation_waits_for_jobs_and_dies_with_them(tmp_path, capsys):
     words = ["evaluate", f"run_dir={tmp_path}", "after=7:9", "--", "throughput"]
+    words += [f"config={tmp_path}/config.yaml"]  # which those jobs write
     lines = script_of(capsys, *words)
     assert "#SBATCH --dependency=afterok:7:9" in lines
     assert "#SBATCH --kill-on-invalid-dep=yes" in lines
@@ -100,15 +107,99 @@ def record(run_dir, job_id, verb="train", *, folder=None):
     )
 
 
-def test_each_checkpoint_is_an_evaluation_of_its_own(tmp_path):
-    for step in (5, 10):
-        (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
-    options = plan.LaunchConfig(run_dir=str(tmp_path), checkpoints="all")
-    works = plan.plan_command("evaluate", options, ["x", "of={checkpoint}", "at={run_dir}"])
-    assert [work.words[2] for work in works] == [
-        f"of={tmp_path}/checkpoints/step-{step:08d}" for step in (5, 10)
+@pytest.mark.parametrize(("checkpoints", "steps"), [("all", ["18", "20"]), ("5,10", ["5", "10"])])
+def test_each_checkpoint_is_an_evaluation_of_its_own(trained_run, tmp_path, checkpoints, steps):
+    run_dir = shutil.copytree(trained_run.run_dir, tmp_path / "run")
+    (run_dir / "checkpoints" / "step-00000099").mkdir()  # a torn one is none
+    options = plan.LaunchConfig(run_dir=str(run_dir), checkpoints=checkpoints)
+    works = plan.plan_command("evaluate", options, ["facts", "run_dir={run_dir}", "step={step}"])
+    told = [["evaluate", "facts", f"run_dir={run_dir}", f"step={step}"] for step in steps]
+    assert [work.words for work in works] == told
+
+
+@pytest.mark.parametrize(("checkpoints", "word"), [("all", "step=best"), ("", "step={step}")])
+def test_checkpoints_and_their_place_go_together(tmp_path, checkpoints, word):
+    options = plan.LaunchConfig(run_dir=str(tmp_path), checkpoints=checkpoints)
+    with pytest.raises(ConfigError, match=r"goes together with step={step}"):
+        plan.plan_command("evaluate", options, ["facts", "run_dir={run_dir}", word])
+
+
+QUEUED = JobReport(job_id="7", state="PENDING")
+
+
+def test_a_run_that_waits_or_trains_is_not_queued_again(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(plan, "look_up", lambda ids: [replace(QUEUED, job_id=i) for i in ids])
+    run_dir = tmp_path / "run"
+    words = training_words(corpus, run_dir, micro_batch_rows=4)
+    add_jobs(run_dir, [record(run_dir, "7"), record(run_dir, "8", "data")])
+    assert cli.main(["launch", "--", *words]) == 2
+    assert "job 7 trains it already, and is PENDING" in capsys.readouterr().err
+    assert not list(run_dir.glob("slurm/*-train"))
+    assert script_of(capsys, "--", *words)
+
+
+def test_a_save_is_asked_of_trainings_past_their_preflight_alone(tmp_path, monkeypatch, capsys):
+    for job_id, passed in (("5", "passed"), ("6", "checking")):
+        (tmp_path / passed).mkdir()
+        add_jobs(
+            tmp_path,
+            [replace(record(tmp_path, job_id), has_preflight=True, folder=str(tmp_path / passed))],
+        )
+    (tmp_path / "passed" / "preflight.passed").touch()
+    add_jobs(
+        tmp_path, [record(tmp_path, "7"), record(tmp_path, "8", "data"), record(tmp_path, "9")]
+    )
+    asked = []
+    states = {"9": "PENDING"}
+    monkeypatch.setattr(
+        jobs,
+        "look_up",
+        lambda ids: [replace(QUEUED, job_id=i, state=states.get(i, "RUNNING")) for i in ids],
+    )
+    monkeypatch.setattr(jobs, "ask", lambda *command: asked.append(command))
+    assert cli.main(["launch", "cancel", f"run_dir={tmp_path}", "save=true", "json=true"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"cancelled": ["6", "8", "9"], "saving": ["5", "7"]}
+    assert asked[-1] == ("scancel", "6", "8", "9")
+
+
+def test_a_busy_controller_is_asked_again_and_a_refusal_is_not(monkeypatch):
+    answers = [
+        "Socket timed out on send/recv operation",
+        "Unable to contact slurm controller (connect failure)",
+        "",
+        "Requested operation is presently disabled",
     ]
-    assert works[0].words[3] == f"at={tmp_path}"
+
+    def ask(*command):
+        if problem := answers.pop(0):
+            raise SlurmError(problem)
+
+    running = JobReport(job_id="7", state="RUNNING")
+    monkeypatch.setattr(requeue, "PAUSES_S", (0,) * 4)
+    monkeypatch.setattr(requeue, "report_of", lambda job_id: running)
+    monkeypatch.setattr(requeue, "ask", ask)
+    assert requeue.requeue("7") == ""
+    assert "presently disabled" in requeue.requeue("7")
+    assert not answers
+
+
+def test_options_of_sbatch_are_text(corpus, tmp_path, capsys):
+    words = training_words(corpus, tmp_path / "run", micro_batch_rows=4)
+    own = "{begin: 16:00, time-min: 1:30:00, account: 012, deadline: 2030-01-01, exclusive: true}"
+    lines = script_of(capsys, f"sbatch={own}", "sbatch.gres-flags=012", "--", *words)
+    told = {line.removeprefix("#SBATCH --") for line in lines}
+    assert {"begin=16:00", "time-min=1:30:00", "account=012", "deadline=2030-01-01"} <= told
+    assert {"exclusive", "gres-flags=012"} <= told
+
+
+def test_a_run_here_is_no_task_of_the_step_around_it(tmp_path, monkeypatch):
+    for name, value in TASK.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch.local, "run", lambda *words, **options: is_task(os.environ))
+    works = [plan.Work(words=["train"], run_dir=tmp_path)]
+    assert is_task(os.environ)
+    assert not launch.run_here(plan.LaunchConfig(local=True), works, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +211,19 @@ def test_each_checkpoint_is_an_evaluation_of_its_own(tmp_path):
         (["gpus_per_node=8", "tasks_per_node=4"], [], "a task is started for each"),
         (["time_min=5", "signal_before_s=300"], [], "must be less than time_min"),
         (["sweep.seed=3"], [], "give a list"),
+        (["sweep.seed=[1,1]"], [], "2 runs of the sweep would share it"),
+        (["sbatch={requeue: false}"], [], "sbatch.requeue=false: give one value"),
+        (["sbatch={mail-type: [END]}"], [], "sbatch.mail-type=['END']: give one value"),
+        (["sbatch=[x]"], [], "give values by name"),
         (["sweep.sede=[1]"], [], "sede: no such setting; did you mean seed?"),
         (["checkpoints=all"], [], "is for evaluations"),
         (["preflight=true", "sweep.seed=[0,1]"], [], "is for one run, not for a sweep"),
         ([], ["training.n_step=3"], "did you mean n_steps?"),
         (["gpus_per_node=4"], ["training.batch_rows=6", "training.micro_batch_rows=1"], "4 ranks"),
         ([], ["training.deepspeed=zero9"], "training.deepspeed=zero9"),
+        ([], ["model.fp8=mlp", "training.deepspeed=zero3"], "use zero2"),
+        ([], ["training.n_steps=2030-01-01"], "training.n_steps=2030-01-01: "),
+        ([], ["[=3"], "[=3: "),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_queued(options, words, told, tmp_path, capsys):
@@ -141,6 +239,12 @@ def test_a_mistake_is_told_before_anything_is_queued(options, words, told, tmp_p
         (["logz"], "did you mean logs?"),
         (["preset=hybrid_tiny"], "stand after --"),
         (["data", "preflight=true", "run_dir=x", "--", "stats"], "is for training"),
+        (["data", "run_dir=x", "--", "stat", "path=x"], "did you mean stats?"),
+        (["data", "run_dir=x", "--", "stats", "paths=x"], "did you mean path?"),
+        (["evaluate", "run_dir=x", "--", "fact", "run_dir=x"], "did you mean facts?"),
+        (["evaluate", "run_dir=x", "--", "facts"], "name the run to evaluate"),
+        (["evaluate", "run_dir=x", "--", "run_dir=x", "facts.n_item=3"], "did you mean n_items?"),
+        (["evaluate", "run_dir=x", "--", "throughput", "section=step"], "no such setting"),
     ],
 )
 def test_words_that_belong_nowhere_are_told(words, told, capsys):

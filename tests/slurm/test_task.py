@@ -20,7 +20,9 @@ def start(tmp_path):
     """Start a task whose rank runs this program; `requeue` is what HELIX_REQUEUE does."""
     tasks = []
 
-    def start(program: str, *, requeue: str = "", **environment: str) -> subprocess.Popen[str]:
+    def start(
+        program: str, *, requeue: str = "", verb: str = "train", **environment: str
+    ) -> subprocess.Popen[str]:
         package = tmp_path / "stub" / "helix"
         package.mkdir(parents=True, exist_ok=True)
         (package / "__init__.py").touch()
@@ -33,7 +35,7 @@ def start(tmp_path):
             **environment,
         }
         task = subprocess.Popen(
-            [sys.executable, "-m", "slurm.task", "train", f"run_dir={tmp_path}"],
+            [sys.executable, "-m", "slurm.task", verb, f"run_dir={tmp_path}"],
             env=clean_environment() | variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -108,6 +110,15 @@ def test_a_signal_that_comes_before_the_rank_listens_is_not_lost(start, tmp_path
     assert task.stdout.readline() == "started\n"
     task.send_signal(signal.SIGUSR2)
     assert ends_after_requeue(task, tmp_path / "requeued") == 128 + signal.SIGUSR2
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "data", "doctor"])
+def test_what_does_not_train_ends_when_it_is_told_to_and_passes_usr2_over(start, verb):
+    task = start("print('started', flush=True)\ntime.sleep(60)", verb=verb)
+    assert task.stdout.readline() == "started\n"
+    task.send_signal(signal.SIGUSR2)
+    task.send_signal(signal.SIGTERM)
+    assert task.wait(TIMEOUT_S) == 128 + signal.SIGTERM
 
 
 def test_other_ranks_wait_for_rank_0(start, tmp_path):
