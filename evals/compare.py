@@ -4,10 +4,10 @@ Items are drawn in pairs, so that a hard document is hard for both.
 """
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evals.contract import (
+    LEAST_ITEMS,
     Measure,
     Result,
     bootstrap,
@@ -27,12 +28,24 @@ from helix.config import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Options of `helix evaluate compare A.json B.json`.
+
+    Attributes:
+        json: Print JSON instead of tables.
+    """
+
+    json: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """What the second has over the first, in one measure.
 
     Attributes:
         interval_95: Of the difference.
-        is_clear: Whether the interval leaves out zero.
+        n_items: That were paired.
+        is_clear: Whether the interval leaves out zero, and the items suffice for one.
         is_better: Whether the second is the better one, clear or not.
     """
 
@@ -43,6 +56,7 @@ class Difference:
     second: float
     difference: float
     interval_95: tuple[float, float]
+    n_items: int
     is_clear: bool
     is_better: bool
 
@@ -81,8 +95,9 @@ def compare_measure(evaluation: str, name: str, first: Measure, second: Measure)
         second=second.value,
         difference=difference,
         interval_95=(low, high),
-        is_clear=not low <= 0 <= high,
-        is_better=(difference < 0) == first.is_lower_better,
+        n_items=len(first.numerators),
+        is_clear=len(first.numerators) >= LEAST_ITEMS and (low > 0 or high < 0),
+        is_better=difference < 0 if first.is_lower_better else difference > 0,
     )
 
 
@@ -109,7 +124,7 @@ def print_comparison(paths: Sequence[str], *, is_json: bool) -> None:
     """Read two files of results, compare them and print the differences; see compare_files."""
     found = compare_files(paths)
     if is_json:
-        print(json.dumps([to_dict(own) for own in found], indent=1))
+        print(json.dumps(finite([asdict(own) for own in found]), indent=1))
         return
     console = Console()
     for evaluation, own in groupby(found, key=lambda difference: difference.evaluation):
@@ -122,7 +137,7 @@ def draw(title: str, found: Iterable[Difference]) -> Table:
     table.add_column("", overflow="fold")
     for name in ("first", "second", "diff", "+-95%"):
         table.add_column(name, justify="right", min_width=7)
-    table.add_column("verdict", min_width=len("may be chance"))
+    table.add_column("verdict", min_width=len("too few items"))
     for own in found:
         low, high = own.interval_95
         table.add_row(
@@ -138,16 +153,12 @@ def draw(title: str, found: Iterable[Difference]) -> Table:
 
 def judge(own: Difference) -> str:
     """Say in words what a difference means."""
+    if not math.isfinite(own.difference):
+        return "no number"
+    if own.n_items < LEAST_ITEMS:
+        return "too few items"
     if own.difference == 0 and own.interval_95 == (0, 0):
         return "the same"
     if not own.is_clear:
         return "may be chance"
     return "better" if own.is_better else "worse"
-
-
-def to_dict(own: Difference) -> dict[str, Any]:
-    """Give a difference for JSON, which has no number for NaN."""
-    fields = asdict(own)
-    for name in ("first", "second", "difference"):
-        fields[name] = finite(fields[name])
-    return fields | {"interval_95": [*map(finite, own.interval_95)]}

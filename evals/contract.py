@@ -8,7 +8,8 @@ themselves whether they may stand in one table.
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,9 @@ from helix.config import ConfigError, write_whole
 FORMAT = 2
 N_BOOTSTRAPS = 1000
 INTERVAL = (0.025, 0.975)
+# Drawn anew, 3 items tell two equal models apart in 17% of trials, 2 in 38%, 8 in 10%.
+LEAST_ITEMS = 8
+SHARE = "share"  # unit of what lies between none and all
 N_NAMED = 12  # characters of a hash that a person compares
 
 
@@ -90,16 +94,19 @@ class Measure:
 
     @cached_property
     def interval_95(self) -> tuple[float, float]:
-        """Where the figure lies for 95% of sets drawn anew from these items."""
+        """Where the figure lies for 95% of sets drawn anew from these items.
+
+        Of a share of none or all each draw is the same: there the exact bound is given, of as many
+        trials as the denominators count (Clopper and Pearson 1934, Biometrika 26).
+        """
+        if self.unit == SHARE and self.value in (0, 1):
+            missed = INTERVAL[0] ** (1 / math.fsum(self.denominators))
+            return (0.0, 1 - missed) if self.value == 0 else (missed, 1.0)
         return interval(bootstrap(np.array(self.numerators), np.array(self.denominators)))
 
     def to_dict(self) -> dict[str, Any]:
         """Give what is written of it; value and interval are there to be read, not to be used."""
-        return asdict(self) | {
-            "value": finite(self.value),
-            "interval_95": [*map(finite, self.interval_95)],
-            "numerators": [*map(finite, self.numerators)],
-        }
+        return asdict(self) | {"value": self.value, "interval_95": self.interval_95}
 
 
 def bootstrap(
@@ -147,7 +154,7 @@ class Result:
         """Give what is written of the result."""
         fields = {name: value for name, value in vars(self).items() if name != "measures"}
         measures = {name: measure.to_dict() for name, measure in self.measures.items()}
-        return fields | {"subject": asdict(self.subject), "measures": measures}
+        return finite(fields | {"subject": asdict(self.subject), "measures": measures})
 
 
 def to_json(results: Sequence[Result]) -> str:
@@ -159,8 +166,28 @@ def to_json(results: Sequence[Result]) -> str:
 
 def save_results(results: Sequence[Result], path: str | Path) -> None:
     """Write results to a file, whole or not at all."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    prove_writable(path)
     write_whole(Path(path), to_json(results))
+
+
+def prove_writable(out: str | Path) -> None:
+    """Make a file's folder and write into it, before work is done for a file that cannot be.
+
+    Raises:
+        ConfigError: The file cannot be written there.
+    """
+    try:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(out).parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"out={out}: cannot be written ({error.strerror})") from None
+    if Path(out).is_dir():
+        raise ConfigError(f"out={out}: is a folder; give a file")
+
+
+class OtherFiguresError(ConfigError):
+    """A file is of `helix evaluate throughput`, whose figures are of no examinee and no items."""
 
 
 def read_results(path: str | Path) -> list[Result]:
@@ -171,9 +198,13 @@ def read_results(path: str | Path) -> list[Result]:
     """
     try:
         written = json.loads(Path(path).read_text(encoding="utf-8"))
+        if "format" not in written and "sections" in written:
+            raise OtherFiguresError(f"{path}: figures of evaluate throughput, no result of a model")
         if written["format"] != FORMAT:
             raise ValueError(f"format {written['format']}, this helix reads {FORMAT}")
         return [read_result(fields) for fields in written["results"]]
+    except OtherFiguresError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"{path}: no result of an evaluation ({error}); helix evaluate ... out={path} makes one"
@@ -186,7 +217,8 @@ def read_result(fields: dict[str, Any]) -> Result:
     measures = {}
     for name, own in fields["measures"].items():
         held: dict[str, Any] = {key: value for key, value in own.items() if key not in derived}
-        held["numerators"] = [math.nan if value is None else value for value in held["numerators"]]
+        for sums in ("numerators", "denominators"):
+            held[sums] = [math.nan if value is None else value for value in held[sums]]
         measures[name] = Measure(**held)
     subject = Subject(**fields["subject"])
     return Result(**fields | {"subject": subject, "measures": measures})
@@ -231,6 +263,10 @@ def shorten(digest: str | None) -> str:
     return digest[:N_NAMED] if digest else "not there"
 
 
-def finite(value: float) -> float | None:
-    """Give None for what JSON has no number for."""
-    return value if math.isfinite(value) else None
+def finite(tree: Any) -> Any:
+    """Give plain values with None for each number that JSON has none for."""
+    if isinstance(tree, Mapping):
+        return {key: finite(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [finite(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree

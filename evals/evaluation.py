@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from rich.console import Console
 
-from evals.contract import Result, save_results, to_json
+from evals.contract import Result, prove_writable, save_results, to_json
 from evals.examinee import Examinee, open_examinee
 from evals.options import Options
 from helix import distributed
@@ -38,9 +38,10 @@ def evaluate(evaluation: Evaluation[OwnOptions], options: OwnOptions) -> Result:
     """Evaluate one subject; print the figures and write them where that is asked for.
 
     Raises:
-        ConfigError: There is no such run, model or checkpoint.
+        ConfigError: There is no such run, model or checkpoint, or the file cannot be written.
         DataError: A set is missing or damaged.
     """
+    prove_place(options)
     result = take(evaluation, open_examinee(options), options)
     if distributed.is_main():
         publish([(evaluation, result)], options)
@@ -57,13 +58,25 @@ def take(evaluation: Evaluation[OwnOptions], examinee: Examinee, options: OwnOpt
     )
 
 
+def prove_place(options: Options) -> None:
+    """Prove, before anything is measured, that the file which was asked for can be written."""
+    if options.out and distributed.is_main():
+        prove_writable(options.out)
+
+
 def publish(found: Sequence[tuple[Evaluation, Result]], options: Options) -> None:
-    """Write results to their file and show them."""
-    results = [result for _, result in found]
-    if options.out:
-        save_results(results, options.out)
-    if options.json:
-        sys.stdout.write(to_json(results))
+    """Write results to their file, and show them though that fails: they were dear."""
+    try:
+        if options.out:
+            save_results([result for _, result in found], options.out)
+    finally:
+        print_results(found, is_json=options.json)
+
+
+def print_results(found: Sequence[tuple[Evaluation, Result]], *, is_json: bool) -> None:
+    """Print results, for a person or a machine."""
+    if is_json:
+        sys.stdout.write(to_json([result for _, result in found]))
         return
     console = Console()
     for evaluation, result in found:

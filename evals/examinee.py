@@ -7,7 +7,7 @@ import torch
 from evals.contract import Subject
 from evals.options import Options
 from helix import kernels
-from helix.config import ConfigError, RunConfig, read_saved
+from helix.config import ConfigError, RunConfig, read_saved, saved_path
 from helix.data import ValidationSource, build_validation
 from helix.data.files import hash_file
 from helix.distributed import local_device
@@ -90,10 +90,12 @@ def held_out_text(
     """Open the held-out documents that the options name: the run's own, or another run's.
 
     Raises:
-        ConfigError: The model is not of a run and no run is named.
+        ConfigError: The model is not of a run and no run is named, or there is no such run.
         DataError: The dataset is missing or damaged.
     """
     if options.text_of:
+        if not saved_path(options.text_of).exists():
+            raise ConfigError(f"text_of={options.text_of}: holds no run (no config.yaml)")
         config = read_saved(options.text_of, PRESETS)
         tokenizer = load_tokenizer(config.tokenizer)
     elif examinee.config is not None:

@@ -20,7 +20,7 @@ from lm_eval.api.metrics import bits_per_byte, mean
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from evals.contract import Measure, hash_texts
+from evals.contract import SHARE, Measure, hash_texts
 from evals.examinee import Examinee
 from evals.harness import HarnessOptions
 from evals.harness_model import ExamineeLM
@@ -168,7 +168,8 @@ def measure_metric(task: Any, metric: str, values: Sequence[Any]) -> Measure | N
             is_lower_better=is_lower_better,
         )
     if aggregation is mean and all(isinstance(value, int | float) for value in values):
-        return Measure.mean(values, unit="mean", is_lower_better=is_lower_better)
+        unit = SHARE if set(values) <= {0, 1} else "mean"  # of what is right or wrong
+        return Measure.mean(values, unit=unit, is_lower_better=is_lower_better)
     return None
 
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 from helix.config import ConfigError
 
+# Of one model and one output: evaluations of a suite share them.
+SHARED_BY_ALL = ("run_dir", "step", "model", "backends", "precision", "out", "json")
 BATCH_TOKENS = {"cpu": 8192, "cuda": 65_536}  # a GPU waits for launches where it is given few
 
 

@@ -1,16 +1,19 @@
 """All evaluations of one subject: one command, one JSON."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 
 from evals import EVALUATIONS, SUITE
 from evals.contract import Result
-from evals.evaluation import Evaluation, evaluate, publish, take
+from evals.evaluation import Evaluation, evaluate, prove_place, publish, take
 from evals.examinee import open_examinee
-from evals.options import Options
+from evals.options import SHARED_BY_ALL, Options
 from helix import distributed
-from helix.config import ConfigError, load_options, parse_words, suggestion
+from helix.config import ConfigError, load, load_options, parse_words, split_words, suggestion
+from helix.presets import PRESETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +35,62 @@ class SuiteOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.names:
-            refuse_unknown(name)
+            refuse_unknown(name, EVALUATIONS)
 
 
-def run(arguments: Sequence[str]) -> list[Result]:
-    """Run one evaluation by name, or the suite.
+def read(arguments: Sequence[str]) -> Callable[[], object]:
+    """Read the words of `helix evaluate`: one evaluation by name, or the suite; give what runs it.
+
+    What an earlier job may have yet to write is not opened.
 
     Raises:
         ConfigError: There is no such evaluation, or a word is wrong.
     """
-    if arguments and "=" not in arguments[0]:
-        name, *words = arguments
-        refuse_unknown(name)
-        evaluation = find(name)
-        distributed.join()
-        return [evaluate(evaluation, load_options(evaluation.options, words))]
-    return run_suite(arguments)
+    name, *words = arguments or [""]
+    if not name or "=" in name:
+        return partial(run_suite, *read_suite(arguments))
+    refuse_unknown(name, [*EVALUATIONS, *OTHERS])
+    if name in OTHERS:
+        return OTHERS[name](words)
+    evaluation = find(name)
+    return partial(run_one, evaluation, load_options(evaluation.options, words))
 
 
-def run_suite(arguments: Sequence[str]) -> list[Result]:
-    """Run the evaluations that are named, or all; the model is loaded once."""
+def read_comparison(words: Sequence[str]) -> Callable[[], object]:
+    """Read what compares two results, if they are of one set."""
+    from evals.compare import CompareOptions, print_comparison
+
+    paths = [word for word in words if "=" not in word or Path(word).is_file()]
+    options = load_options(CompareOptions, [word for word in words if word not in paths])
+    return partial(print_comparison, paths, is_json=options.json)
+
+
+def read_throughput(words: Sequence[str]) -> Callable[[], object]:
+    """Read what measures speed and memory."""
+    from evals.throughput import ThroughputConfig, evaluate
+
+    options, rest = split_words(words, ThroughputConfig)
+    file = parse_words(rest).get("config")
+    if file and not Path(file).exists():
+        return lambda: evaluate(load(rest, PRESETS), options)
+    return partial(evaluate, load(rest, PRESETS), options)
+
+
+# Beside those of EVALUATIONS, which take a model and give a Result.
+OTHERS: dict[str, Callable[[Sequence[str]], Callable[[], object]]] = {
+    "compare": read_comparison,
+    "throughput": read_throughput,
+}
+
+
+def run_one(evaluation: Evaluation, options: Options) -> list[Result]:
+    """Run one evaluation."""
+    distributed.join()
+    return [evaluate(evaluation, options)]
+
+
+def read_suite(arguments: Sequence[str]) -> tuple[SuiteOptions, list[tuple[Evaluation, Options]]]:
+    """Choose the evaluations that are named, or all, each with its options."""
     words = parse_words(arguments)
     own = {name: value for name, value in words.items() if "." not in name}
     options = load_options(SuiteOptions, [f"{name}={value}" for name, value in own.items()])
@@ -62,13 +101,21 @@ def run_suite(arguments: Sequence[str]) -> list[Result]:
         told = {key: value for key, value in own.items() if key in shared}
         for key, value in words.items():
             task, _, option = key.partition(".")
+            if task == name and option in SHARED_BY_ALL:
+                raise ConfigError(f"{key}: the evaluations share one {option}; give {option}=...")
             if task == name:
                 told[option] = value
             elif option and task not in options.names:
                 raise ConfigError(f"{key}: {task} is none of tasks={options.tasks}")
         given = [f"{key}={value}" for key, value in told.items()]
         chosen.append((evaluation, load_options(evaluation.options, given)))
+    return options, chosen
+
+
+def run_suite(options: SuiteOptions, chosen: Sequence[tuple[Evaluation, Options]]) -> list[Result]:
+    """Run evaluations; the model is loaded once."""
     distributed.join()
+    prove_place(options)
     examinee = open_examinee(options)
     found = [(each, take(each, examinee, own_options)) for each, own_options in chosen]
     if distributed.is_main():
@@ -81,7 +128,7 @@ def find(name: str) -> Evaluation:
     return importlib.import_module(EVALUATIONS[name]).EVALUATION
 
 
-def refuse_unknown(name: str) -> None:
+def refuse_unknown(name: str, known: Collection[str]) -> None:
     """Refuse a name that is no evaluation's."""
-    if name not in EVALUATIONS:
-        raise ConfigError(f"evaluate {name}: no such evaluation{suggestion(name, EVALUATIONS)}")
+    if name not in known:
+        raise ConfigError(f"evaluate {name}: no such evaluation{suggestion(name, list(known))}")

@@ -59,10 +59,14 @@ def find_twins(documents: Sequence[Twin]) -> dict[tuple[str, str], list[tuple[Tw
 
 
 def measure_twins(documents: Sequence[Twin]) -> dict[str, Measure]:
-    """Measure each language on the twins, and their ratio per document."""
+    """Measure each language on the twins, and what the dearer costs per document over the other.
+
+    The larger over the smaller, as the gap is the better the nearer it is to 1, from either side.
+    """
     measures: dict[str, Measure] = {}
     for (one, other), pairs in find_twins(documents).items():
         bits, n_bytes = as_arrays(pairs)
+        dearer = int(bits.sum(axis=0).argmax())
         for column, language in enumerate((one, other)):
             measures[f"twins/{one}-{other}/{language}/bits_per_byte"] = Measure(
                 numerators=bits[:, column].tolist(),
@@ -71,9 +75,9 @@ def measure_twins(documents: Sequence[Twin]) -> dict[str, Measure]:
                 is_lower_better=True,
             )
         measures[f"twins/{one}-{other}/gap_per_document"] = Measure(
-            numerators=bits[:, 0].tolist(),
-            denominators=bits[:, 1].tolist(),
-            unit=f"bits of {one} / bits of {other}",
+            numerators=bits[:, dearer].tolist(),
+            denominators=bits[:, 1 - dearer].tolist(),
+            unit="bits of the dearer / of the cheaper",
             is_lower_better=True,
         )
     return measures

@@ -3,7 +3,9 @@
 import contextlib
 import ctypes
 import errno
+import io
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -11,10 +13,12 @@ from collections.abc import Callable, Sequence
 USER_ERROR = 2
 RETRY = 75  # EX_TEMPFAIL of sysexits.h: a lost rank, or a hang; the same command may succeed
 INTERRUPTED = 130
+STDOUT = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of glibc's malloc.h
 SIGNALLED = 128  # a shell's own convention: 128 + the number of the signal
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 RAISED_BELOW = (
+    ("helix.kernels", "BackendError"),
     ("helix.kernels.tuned", "TunedError"),
     ("helix.training.rollback", "TrainingError"),
     ("helix.training.peers", "PeerFailedError"),
@@ -36,7 +40,7 @@ def run_data(arguments: Sequence[str]) -> int:
     from data_tools.options import main as run_verb
 
     run_verb(arguments)
-    return 0
+    return 0 if arguments else USER_ERROR
 
 
 def run_train(arguments: Sequence[str]) -> int:
@@ -58,7 +62,7 @@ def run_launch(arguments: Sequence[str]) -> int:
 
 
 def run_generate(arguments: Sequence[str]) -> int:
-    """Stream text from a run: run_dir=... prompt=... [temperature= top_p= seed= n_tokens=]."""
+    """Stream text: run_dir=... prompt=... [temperature= top_p= seed= n_tokens= backends=]."""
     from helix.config import load_options
     from helix.generate import GenerateConfig, generate
 
@@ -80,46 +84,13 @@ def run_plan(arguments: Sequence[str]) -> int:
 
 def run_evaluate(arguments: Sequence[str]) -> int:
     """Evaluate: run_dir= [tasks= out= json=]; or NAME run_dir= ...; compare A B; throughput."""
-    verb, *words = arguments or [""]
-    if verb in OTHER_EVALUATIONS:
-        OTHER_EVALUATIONS[verb](words)
-        return 0
-    from evals import EVALUATIONS
-    from evals.suite import run
-    from helix.config import ConfigError, suggestion
+    from evals.suite import read
     from slurm.environment import adopt
 
-    known = [*EVALUATIONS, *OTHER_EVALUATIONS]
-    if verb and "=" not in verb and verb not in known:
-        raise ConfigError(f"evaluate {verb}: no such evaluation{suggestion(verb, known)}")
+    evaluate = read(arguments)
     adopt(os.environ)
-    run(arguments)
+    evaluate()
     return 0
-
-
-def compare_results(words: Sequence[str]) -> None:
-    """Compare two results, if they are of one set."""
-    from evals.compare import print_comparison
-
-    paths = [word for word in words if word != "json=true"]
-    print_comparison(paths, is_json="json=true" in words)
-
-
-def evaluate_throughput(words: Sequence[str]) -> None:
-    """Measure speed and memory."""
-    from evals.throughput import ThroughputConfig, evaluate
-    from helix.config import load, split_words
-    from helix.presets import PRESETS
-
-    options, rest = split_words(words, ThroughputConfig)
-    evaluate(load(rest, PRESETS), options)
-
-
-# Beside those of evals.EVALUATIONS, which take a model and give a Result.
-OTHER_EVALUATIONS: dict[str, Callable[[Sequence[str]], None]] = {
-    "compare": compare_results,
-    "throughput": evaluate_throughput,
-}
 
 
 def run_report(arguments: Sequence[str]) -> int:
@@ -246,6 +217,24 @@ def main(arguments: Sequence[str]) -> int:
         arguments: The words after `helix`. The deepspeed launcher's --local_rank is passed over:
             the environment says the same.
     """
+    try:
+        status = run_command(arguments)
+        print(end="", flush=True)  # here, where a reader that has gone is told from a bug
+        return status
+    except KeyboardInterrupt:
+        print("helix: interrupted; what is on disk is whole: run it again", file=sys.stderr)
+        return INTERRUPTED
+    except (Exception, SystemExit) as error:
+        if is_unread(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # `| head` has seen enough
+            return USER_ERROR
+        if isinstance(error, SystemExit):
+            raise
+        return status_of_error(error)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run the command that the words name, or tell of it; see `main`."""
     words = [word for word in arguments if not word.startswith("--local_rank")]
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage(), end="")
@@ -259,16 +248,18 @@ def main(arguments: Sequence[str]) -> int:
     if name != "data" and any(word in ("-h", "--help") for word in rest):
         print(f"helix {name}: {COMMANDS[name].__doc__}")
         return 0
-    try:
-        return COMMANDS[name](rest)
-    except KeyboardInterrupt:
-        print("helix: interrupted; what is on disk is whole: run it again", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has seen enough
-        return USER_ERROR
-    except Exception as error:
-        return status_of_error(error)
+    return COMMANDS[name](rest)
+
+
+def is_unread(error: BaseException) -> bool:
+    """Tell whether an error is but that nobody reads what we print any more."""
+    if isinstance(error, SystemExit):  # which rich makes of it, and turns stdout away
+        return isinstance(error.__context__, BrokenPipeError)
+    if not isinstance(error, BrokenPipeError):
+        return False
+    reader = select.poll()
+    reader.register(STDOUT, 0)
+    return any(event & select.POLLERR for _, event in reader.poll(0))
 
 
 def status_of_error(error: Exception) -> int:
@@ -322,8 +313,45 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+class Stderr(io.TextIOWrapper):
+    """Standard error that may lose its reader: no run ends because nobody reads of its progress."""
+
+    def write(self, text: str) -> int:
+        """Write, or from now on to nobody."""
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self.turn_away()
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush, or turn to nobody."""
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self.turn_away()
+
+    def turn_away(self) -> None:
+        """Write to nobody, as all in this process will that has the same descriptor."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
+def prepare_streams() -> None:
+    """Have output survive a terminal that lacks a letter, and progress one that is gone."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = Stderr(
+            sys.stderr.buffer,
+            encoding=sys.stderr.encoding,
+            errors=sys.stderr.errors,
+            line_buffering=True,
+        )
+
+
 def console() -> int:
     """Run the command line of this process."""
+    prepare_streams()
     keep_freed_memory()
     # Threads that wait by spinning halve the speed of a CPU that is shared (measured: 832 against
     # 452 ms a step beside another run), and gain nothing on one that is not. Read when torch loads.

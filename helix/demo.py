@@ -5,8 +5,8 @@ that the same command goes on where it was stopped.
 """
 
 import dataclasses
-import hashlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data_tools.documents import Document, read_documents
+from data_tools.documents import Document, name_files, read_documents
 from data_tools.fetch import demo_documents
 from data_tools.make_shards import make_shards
+from data_tools.readers.files import find_files
 from data_tools.splits import split_documents
 from data_tools.train_tokenizer import train_tokenizer
 from evals.baselines import measure_baselines
 from helix import config as configs
 from helix.config import ConfigError, RunConfig
 from helix.data import build_validation
+from helix.data.files import hash_file
 from helix.generate import GenerateConfig, generate_text, load_run
 from helix.presets import PRESETS
 from helix.tokenizer import load_tokenizer
@@ -115,10 +117,12 @@ def text_paths(options: DemoConfig) -> list[Path]:
 
 
 def describe_text(options: DemoConfig) -> dict[str, Any]:
-    """Name the text that a demo is made of, by the hashes of its files."""
-    files = text_paths(options)
+    """Name the text that a demo is made of, by the hashes of its files, those of folders too."""
+    given = text_paths(options)
+    files = find_files(given) if given else []
+    names = name_files(files) if files else []
     return {
-        "text": {file.name: hash_file(file) for file in files},
+        "text": {name: hash_file(file.path) for name, file in zip(names, files, strict=True)},
         "text_bytes": options.text_bytes if not files else None,
     }
 
@@ -214,35 +218,33 @@ def report(run_dir: Path, summary: Mapping[str, Any]) -> None:
     for source, scores in summary["bits_per_byte"].items():
         b = summary["baselines"][source]
         figures = (scores["before"], scores["after"], b["order0"], b["order1"], b["xz"])
-        table.add_row(source, *(f"{figure:.3f}" for figure in figures))
+        table.add_row(escape(source), *(f"{figure:.3f}" for figure in figures))
         if scores["after"] > WELL_BELOW * b["order1"]:
             short.append(f"{source} ended at {scores['after']:.3f}, order-1 is {b['order1']:.3f}")
     console.print(table)
     for source, text in summary["samples"].items():
-        console.print(f"[bold]{source}[/]  {escape(repr(text))}", highlight=False)
+        console.print(f"[bold]{escape(source)}[/]  {escape(repr(text))}", highlight=False)
     if short:
-        console.print("NOT well below the order-1 baseline: " + "; ".join(short), soft_wrap=True)
+        told = f"NOT well below the order-1 baseline: {'; '.join(short)}"
+        console.print(told, soft_wrap=True, markup=False)
     else:
         console.print("Well below the order-1 baseline in every language.")
     console.print(
         f"\n{summary['n_parameters']:,} parameters, {summary['n_tokens']:,.0f} tokens, "
         f"{summary['wall_s']:.0f} s; see {run_dir}/curve.png and summary.json. Try next:\n"
-        f'  helix generate run_dir={run_dir} prompt="Wasser: " temperature=0.7\n'
-        f"  helix demo run_dir={run_dir}-longer training.n_steps={4 * summary['n_steps']}\n"
+        f'  helix generate {shlex.quote(f"run_dir={run_dir}")} prompt="Wasser: " temperature=0.7\n'
+        f"  helix demo {shlex.quote(f'run_dir={run_dir}-longer')} "
+        f"training.n_steps={4 * summary['n_steps']}\n"
         "  helix plan preset=hybrid_0_9b n_gpus=8",
         soft_wrap=True,
         highlight=False,
+        markup=False,
     )
 
 
 def tokenizer_file(run_dir: Path) -> Path:
     """Say where a demo keeps its tokenizer."""
     return run_dir / "tokenizer" / "tokenizer.model"
-
-
-def hash_file(path: Path) -> str | None:
-    """Hash a file's content; None for a folder or a file that is not there."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from helix import kernels
 from helix.config import ConfigError, RunConfig, read_saved, saved_path, write_whole
 from helix.models import build_on_meta
 from helix.presets import PRESETS
@@ -99,7 +100,8 @@ def export_consolidated(options: ConsolidatedConfig) -> Path:
 def write_weights(path: Path, out: Path, config: RunConfig, dtype: torch.dtype) -> int:
     """Write the weights of a checkpoint in the Hugging Face Hub's layout; count their bytes."""
     state = read_state(path)
-    model = dict(build_on_meta(config.model).named_parameters())
+    with kernels.choosing("reference"):  # none is run: the run's own may be of another machine
+        model = dict(build_on_meta(config.model).named_parameters())
     refuse_other_model(path, {name: list(p.shape) for name, p in model.items()}, state.shapes)
     reader = TensorReader(path)
     reader.check(state, kinds=())
@@ -156,8 +158,14 @@ def copy_tokenizer(config: RunConfig, out: Path) -> None:
 
 
 def print_list(options: ListConfig) -> None:
-    """Print the checkpoints of a run as a table, or as JSON."""
+    """Print the checkpoints of a run as a table, or as JSON.
+
+    Raises:
+        ConfigError: The folder holds no run.
+    """
     saved = checkpoint.list_saved(options.run_dir)
+    if not saved and not saved_path(options.run_dir).exists():
+        raise ConfigError(f"run_dir={options.run_dir}: holds no run (no config.yaml)")
     best = next((found.step for found in by_score(saved)), None)
     rows = [
         {

@@ -134,6 +134,7 @@ def test_command_that_does_not_exist_is_refused_by_name(capsys):
     assert line.startswith("helix: tran: no such command; did you mean train? Allowed: data, demo")
     line = refusal(["data", "shards"], capsys)
     assert "data shards: no such verb; did you mean shard?" in line
+    assert main([]) == main(["data"]) == 2
 
 
 def test_preset_that_does_not_exist_is_refused_by_name(capsys):
@@ -350,6 +351,38 @@ def test_full_disk_ends_the_run_and_leaves_what_was_there(
     (small_disk / "other").unlink()
     assert main(train_words(run_dir, corpus)) == 0
     assert losses(run_dir) == losses(finished)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["plan", "preset=hybrid_tiny"], ["doctor"], ["doctor", "json=true"]]
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_ends_every_command_alike(monkeypatch, words, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    process = start_helix(*words)
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert (process.returncode, stderr) == (2, "")
+
+
+def test_run_whose_progress_nobody_reads_goes_on_to_its_end(corpus, tmp_path, finished):
+    process = start_helix(*train_words(tmp_path / "run", corpus))
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stderr = None
+    process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert losses(tmp_path / "run") == losses(finished)
+
+
+def test_letters_that_a_terminal_lacks_are_escaped(finished, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    process = start_helix("generate", f"run_dir={finished}", "prompt=für", "n_tokens=1")
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, stderr
+    assert stdout.startswith(r"f\xfcr")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

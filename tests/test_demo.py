@@ -5,11 +5,13 @@ import random
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from helix.cli import main
-from helix.demo import DemoConfig, gather_documents
+from helix.config import ConfigError
+from helix.demo import DemoConfig, describe_text, gather_documents, refuse_other_text, report
 from helix.training.metrics import metrics_path
 from tests.commands import start_helix
 from tests.conftest import TINY_MODEL
@@ -114,6 +116,33 @@ def test_demo_of_other_text_is_refused(finished, texts, tmp_path, capsys):
         file.write("mehr")
     assert main(demo_words(finished, texts.replace(german, str(changed)))) == 2
     assert capsys.readouterr().err.startswith(told)
+
+
+def test_files_of_folders_and_of_one_name_are_told_apart(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.de.txt").write_text(folder)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    options = DemoConfig(text=str(tmp_path / "a"))
+    (run_dir / "demo.json").write_text(json.dumps(describe_text(options)))
+    refuse_other_text(run_dir, options)
+    both = f"{tmp_path}/b/x.de.txt,{tmp_path}/a/x.de.txt"
+    with pytest.raises(ConfigError, match="a demo of other text"):
+        refuse_other_text(run_dir, DemoConfig(text=both))
+    (tmp_path / "a" / "x.de.txt").write_text("mehr")
+    with pytest.raises(ConfigError, match="a demo of other text"):
+        refuse_other_text(run_dir, options)
+
+
+def test_names_are_printed_as_they_are_and_commands_hold_together(finished, capsys):
+    summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    for figures in ("bits_per_byte", "baselines", "samples"):
+        summary[figures] = {"[red]": summary[figures]["a-de"]}
+    report(Path("[bold] two"), summary)
+    told = capsys.readouterr().out
+    assert told.count("[red]") >= 2
+    assert "helix generate 'run_dir=[bold] two' prompt=" in told
 
 
 def test_killed_demo_ends_like_an_undisturbed_one(finished, texts, tmp_path):

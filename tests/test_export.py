@@ -159,6 +159,7 @@ def test_list_tells_each_checkpoint(run_dir, capsys):
         (["consolidated", "out=here"], "run_dir: missing; give run_dir="),
         (["consolidated", "run_dir=.", "out=here", "dtype=fp8"], "dtype"),
         (["consolidated", "run_dir=nowhere", "out=here"], "run_dir=nowhere: holds no run"),
+        (["list", "run_dir=nowhere"], "run_dir=nowhere: holds no run"),
     ],
 )
 def test_command_that_does_not_fit_is_refused(words, message, capsys):

@@ -38,7 +38,7 @@ FLOORS = [
 
 # Each heavy package, and the only files that may import it.
 HOMES = {
-    "deepspeed": ["helix/training/engine.py"],
+    "deepspeed": ["helix/training/engine.py", "helix/training/ds_settings.py"],
     "omegaconf": ["helix/config.py"],
     "peft": ["helix/adapters.py"],
     "wandb": ["helix/training/tracking.py"],

@@ -5,6 +5,7 @@ from what, under which licences.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -59,20 +60,26 @@ def read_items(path: str | Path) -> list[Item]:
     """Read the items of a .jsonl file, or of all those of a folder.
 
     Raises:
-        DataError: There are none, or a line is no item; the message names it.
+        DataError: There are none, a line is no item, or two have one id in one language; the
+            message names it.
     """
     path = Path(path)
     files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     items = [item for file in files for item in read_file(file)]
     if not items:
         raise DataError(f"items={path}: no items; give a .jsonl file or a folder of them")
+    count_of = Counter((item.id, item.language) for item in items)
+    for (name, language), n_items in count_of.items():
+        if n_items > 1:
+            raise DataError(f"items={path}: id {name} is there {n_items} times in {language}")
     return items
 
 
 def read_file(path: Path) -> list[Item]:
     """Read the items of one file."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a text may hold a separator of Unicode's.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"items={path}: cannot be read ({error}); give a .jsonl file") from None
     return [
@@ -101,4 +108,6 @@ def parse_item(line: str, *, where: str) -> Item:
         raise DataError(f"{where}: hardnesses are {', '.join(HARDNESSES)}")
     if not all(isinstance(text, str) and text for texts in wrong for text in texts):
         raise DataError(f"{where}: a distractor is empty or no text")
+    if any(item.answer in texts or len(set(texts)) < len(texts) for texts in wrong):
+        raise DataError(f"{where}: a distractor is the answer, or is given twice")
     return item

@@ -31,7 +31,7 @@ class RecallOptions(Options):
         lengths: Tokens that the model reads, with commas between them; where not given, powers of
             two from 512, or from half the context of training, to 4 times that context.
         n_items: Rows of each task and length up to 4096 tokens; of longer ones there are fewer, as
-            many as hold that many tokens, at least 2.
+            many as hold that many tokens, at least 2. No verdict is built on fewer than 8 rows.
         n_symbols: Of the vocabulary that keys, values and sequences are made of, at most.
         filler: What hides needles: held-out text, or the same few sentences again and again, for a
             model without any.

@@ -78,7 +78,8 @@ def facts_section(run: Run, evidence: Evidence) -> Section:
 
 def controls_of(result: Result, evidence: Evidence) -> Controls:
     """Read other models' figures of the same items, by name."""
-    others = {name_of(o): comparable(result, o) for o in evidence.others_of(result.evaluation)}
+    named = evidence.others_of(result.evaluation)
+    others = {name: comparable(result, other) for name, other in named.items()}
     return {
         name: {point.path: point.reading for point in read_points(own)}
         for name, own in others.items()
@@ -173,7 +174,8 @@ def recall_section(run: Run, evidence: Evidence) -> Section:
     if result is None or not curves:
         missing = not_evaluated(run, "recall", RECALL, "Recall by length")
         return Section(anchor="recall", title="Recall", blocks=[missing])
-    others = {name_of(o): comparable(result, o) for o in evidence.others_of("recall")}
+    named = evidence.others_of("recall")
+    others = {name: comparable(result, other) for name, other in named.items()}
     controls = {name: read_curves(own) for name, own in others.items() if own.measures}
     blocks: list[object] = [recall_figure(run, result, curves, controls)]
     parts = {name: own for name, own in curves.items() if name not in panels_of(curves)}
@@ -415,4 +417,5 @@ def not_evaluated(run: Run, evaluation: str, anchor: str, title: str) -> Missing
 
 def lowest(points: Sequence[Point]) -> float:
     """Give the lowest cautious figure; NaN where there is none."""
-    return min((point.reading.worse_end for point in points), default=math.nan)
+    ends = [point.reading.worse_end for point in points]
+    return min((end for end in ends if math.isfinite(end)), default=math.nan)

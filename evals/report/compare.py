@@ -9,7 +9,7 @@ import numpy as np
 
 import helix
 from evals.compare import compare_measure, judge
-from evals.contract import Result
+from evals.contract import LEAST_ITEMS, Result
 from evals.report.blocks import Column, Figure, Missing, Notes, Section, Table
 from evals.report.charts import Label, Sheet, keep_few_ticks, label_ends, picture
 from evals.report.evidence import Evidence, collect, read, shares_set
@@ -26,6 +26,7 @@ from evals.report.words import (
     count,
     digest,
     figure,
+    name_apart,
     one_line,
     scaled,
     several,
@@ -63,20 +64,12 @@ def compare(run_dirs: Sequence[str], options: CompareOptions) -> list[Path]:
         )
     runs = [gather(run_dir) for run_dir in run_dirs]
     entries = [
-        Entry(name, run, collect(run, "")) for name, run in zip(name_apart(runs), runs, strict=True)
+        Entry(name, run, collect(run, ""))
+        for name, run in zip(name_apart([run.name for run in runs]), runs, strict=True)
     ]
     out = Path(options.out)
     make_folder(out)
     return write_page(build_page(entries), out)
-
-
-def name_apart(runs: Sequence[Run]) -> list[str]:
-    """Name runs by their folders, numbered where two are called alike."""
-    names = [run.name for run in runs]
-    return [
-        name if names.count(name) == 1 else f"{name} ({number})"
-        for number, name in enumerate(names, start=1)
-    ]
 
 
 def build_page(entries: Sequence[Entry]) -> Page:
@@ -100,7 +93,8 @@ def build_page(entries: Sequence[Entry]) -> Page:
             f"Made by helix {helix.__version__} from {several(len(entries), 'run')}. Intervals "
             "hold 95% of sets drawn anew from the same items. Better, worse and may be chance are "
             "said of the difference to the first run that has the evaluation, its items drawn in "
-            "pairs; two intervals that overlap may well belong to a clear difference."
+            f"pairs, where they are {LEAST_ITEMS} or more; two intervals that overlap may well "
+            "belong to a clear difference."
         ),
     )
 

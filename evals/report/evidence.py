@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
-from evals.contract import Measure, Result, read_results
+from evals.contract import LEAST_ITEMS, Measure, OtherFiguresError, Result, read_results
 from evals.report.gather import Run
-from evals.report.words import decimals, fixed, one_line
+from evals.report.words import decimals, fixed, name_apart, one_line
 from helix.config import ConfigError
 
 FOLDER = "evaluations"  # in a run's folder
@@ -22,7 +22,7 @@ class Reading:
 
     Attributes:
         low: Of the interval of 95%; NaN where there is none.
-        n_items: Documents or questions behind it.
+        n_items: Documents or questions behind it; 0 where the run itself took it, without items.
     """
 
     value: float
@@ -38,9 +38,13 @@ class Reading:
 
     @property
     def worse_end(self) -> float:
-        """The end of the interval that a cautious reader goes by; the value where there is none."""
-        end = self.high if self.is_lower_better else self.low
-        return end if math.isfinite(end) else self.value
+        """The end of the interval that a cautious reader goes by; NaN of too few items for one.
+
+        The value, where the run itself took it.
+        """
+        if self.n_items == 0:
+            return self.value
+        return self.high if self.is_lower_better else self.low
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,18 @@ class Evidence:
         own: Evaluation to the result of the run's newest checkpoint.
         older: Those of the run's checkpoints before, or with other kernels or precision.
         others: Results of other models, the controls.
+        passed_over: Files beside them that hold no results but figures of throughput.
     """
 
     own: dict[str, Result] = field(default_factory=dict)
     older: list[Result] = field(default_factory=list)
     others: list[Result] = field(default_factory=list)
+    passed_over: list[Path] = field(default_factory=list)
 
-    def others_of(self, evaluation: str) -> list[Result]:
-        """Give the controls of an evaluation."""
-        return [result for result in self.others if result.evaluation == evaluation]
+    def others_of(self, evaluation: str) -> dict[str, Result]:
+        """Give the controls of an evaluation by names that are told apart."""
+        own = [result for result in self.others if result.evaluation == evaluation]
+        return dict(zip(name_apart([name_of(result) for result in own]), own, strict=True))
 
 
 def collect(run: Run, results: str) -> Evidence:
@@ -71,14 +78,21 @@ def collect(run: Run, results: str) -> Evidence:
     Raises:
         ConfigError: There is no such file or folder, or a file holds no results.
     """
-    read = [result for file in list_files(run, results) for result in read_results(file)]
+    read: list[Result] = []
+    passed_over: list[Path] = []
+    for file in list_files(run, results):
+        try:
+            read += read_results(file)
+        except OtherFiguresError:
+            passed_over.append(file)
     found = unique(read)
-    own = sorted((result for result in found if is_of(run, result)), key=rank)
+    own = sorted((result for result in found if is_of(run, result)), key=partial(rank, run))
     newest = {result.evaluation: result for result in own}
     return Evidence(
         own=newest,
         older=[result for result in own if newest[result.evaluation] is not result],
         others=[result for result in found if not is_of(run, result)],
+        passed_over=passed_over,
     )
 
 
@@ -110,11 +124,20 @@ def is_of(run: Run, result: Result) -> bool:
     return Path(result.subject.name).resolve() == Path(run.run_dir).resolve()
 
 
-def rank(result: Result) -> tuple[int, bool, bool]:
-    """Order results of one run; the last of an evaluation is the one that is shown."""
+def rank(run: Run, result: Result) -> tuple[bool, int, bool, bool]:
+    """Order results of one run; the last of an evaluation is the one that is shown.
+
+    One of a checkpoint that is there comes after all that are told to be the run's by its folder's
+    name alone: another run may have been in it.
+    """
     subject = result.subject
     is_plain = not subject.backends or set(subject.backends.values()) != {"reference"}
-    return (-1 if subject.step is None else subject.step, is_plain, subject.precision == "fp32")
+    return (
+        subject.checkpoint in run.checkpoints,
+        -1 if subject.step is None else subject.step,
+        is_plain,
+        subject.precision == "fp32",
+    )
 
 
 def read(measure: Measure) -> Reading:
@@ -131,7 +154,9 @@ def read(measure: Measure) -> Reading:
 
 
 def interval_of(measure: Measure) -> tuple[float, float]:
-    """Give a measure's interval; none where draws of its items may hold nothing to divide by."""
+    """Give a measure's interval; none of few items, or where a draw has nothing to divide by."""
+    if len(measure.numerators) < LEAST_ITEMS:
+        return math.nan, math.nan
     with np.errstate(all="ignore"):
         low, high = measure.interval_95
     return low, high

@@ -1,7 +1,8 @@
 """The maturity grid: what works, what works partly and what does not, each by a stated rule.
 
 A rule is two bounds on one figure. The page writes the rule from the same bounds that decide, so
-it cannot say another. Where a figure has an interval, its worse end decides.
+it cannot say another. Where a figure has an interval, its worse end decides; one of too few items
+for an interval was not measured.
 """
 
 import math
@@ -416,7 +417,8 @@ def fact_checks(evidence: Evidence) -> list[Check]:
 
 def knows(result: Result, points: Sequence[Point], language: str) -> Check:
     """Count the categories in which the right answer wins clearly more often than by chance."""
-    hard = [p for p in abilities.points_of(points, "knows") if p.hardness == "hard"]
+    asked = [p for p in abilities.points_of(points, "knows") if p.hardness == "hard"]
+    hard = [point for point in asked if math.isfinite(point.reading.worse_end)]
     chances = [chance_of(result, point.path) for point in hard]
     n_known = sum(p.reading.worse_end > chance for p, chance in zip(hard, chances, strict=True))
     value = n_known / len(hard) if hard and all(map(math.isfinite, chances)) else math.nan

@@ -160,9 +160,11 @@ def bits_rows(run: Run, evidence: Evidence) -> list[Row]:
         group, _, name = path.removesuffix(SUFFIX).partition("/")
         if not path.endswith(SUFFIX) or group not in ("source", "language", "domain"):
             continue
+        if not math.isfinite(measure.value):
+            continue  # of which the result itself warns
         others = {
-            name_of(other): read(other.measures[path])
-            for other in controls
+            told: read(other.measures[path])
+            for told, other in controls.items()
             if path in other.measures and shares_set(result, other, path)
         }
         baselines = baselines_of(result, name) if group == "source" else {}
@@ -226,7 +228,7 @@ def beside_baselines(run: Run, evidence: Evidence) -> Figure | Missing:
         return Missing(
             anchor=BITS,
             title=title,
-            why="There is no result of bits_per_byte, and the run wrote no validation.",
+            why="There is no result of bits_per_byte in numbers, and the run wrote no validation.",
             command=evaluate_command(run, EVALUATION),
         )
     drawn = rows[:N_DRAWN]
@@ -449,8 +451,8 @@ def positions_of(result: Result) -> dict[str, list[tuple[int, float]]]:
     found = {}
     for name, own in result.figures.get("sources", {}).items():
         stretches = own.get("nats_per_token_by_position", {})
-        points = [(int(part.partition("-")[2]) + 1, float(y)) for part, y in stretches.items()]
-        if points:
+        points = [(int(part.partition("-")[2]) + 1, number(stretches, part)) for part in stretches]
+        if points := [(end, y) for end, y in points if math.isfinite(y)]:
             found[name] = sorted(points)
     return found
 
@@ -475,13 +477,19 @@ def language_gap(run: Run, result: Result | None) -> Table | Missing:
                 one_line(name),
                 count(number(own, "n_pairs")),
                 figure(number(own, "gap_per_byte")),
-                span(*own.get("gap_interval_95", (math.nan, math.nan))),
+                write_interval(own.get("gap_interval_95")),
                 figure(number(own, "gap_per_document")),
                 figure(number(own, "byte_ratio")),
             )
             for name, own in found.items()
         ],
     )
+
+
+def write_interval(ends: Sequence[float | None] | None) -> str:
+    """Write an interval as a result's figures hold it: null is no number."""
+    low, high = (math.nan if end is None else end for end in ends or (None, None))
+    return span(low, high)
 
 
 def evaluate_command(run: Run, evaluation: str) -> str:

@@ -71,11 +71,11 @@ def missing_parts(run: Run, evidence: Evidence) -> list[Row]:
     rows += [
         (
             f"Newest checkpoint: {one_line(own.evaluation)}",
-            stale(run, own.subject.step),
+            stale(run, own),
             again,
         )
         for own in evidence.own.values()
-        if run.checkpoint and (own.subject.step or 0) < run.checkpoint.step
+        if run.checkpoint and own.subject.checkpoint != run.checkpoint.digest
         for again in [evaluate_command(run, own.evaluation)]
     ]
     return rows
@@ -100,10 +100,12 @@ def missing_lengths(run: Run, result: Result) -> list[Row]:
     return rows
 
 
-def stale(run: Run, step: int | None) -> str:
-    """Say that a result is of an older checkpoint."""
+def stale(run: Run, result: Result) -> str:
+    """Say that a result is not of the newest checkpoint."""
+    step = run.checkpoints.get(result.subject.checkpoint)
+    told = f"step {step:,}" if step is not None else "a checkpoint that is there no longer"
     newest = run.checkpoint.step if run.checkpoint else 0
-    return f"The result is of step {step:,}, the newest checkpoint of step {newest:,}."
+    return f"The result is of {told}, the newest checkpoint of step {newest:,}."
 
 
 def never_measured(run: Run) -> list[Row]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from evals.contract import LEAST_ITEMS, prove_writable
 from evals.report.blocks import Figure, Section
 from evals.report.grid import SUMMED_UP
 from evals.report.palette import style_sheet
@@ -63,10 +64,11 @@ def make_folder(out: Path) -> None:
     """Make the folder of a page's pictures, and so its own, before any work is done.
 
     Raises:
-        ConfigError: That is not possible.
+        ConfigError: That is not possible, or nothing can be written there.
     """
+    prove_writable(out)
     try:
-        folder_of_pictures(out).mkdir(parents=True, exist_ok=True)
+        folder_of_pictures(out).mkdir(exist_ok=True)
     except OSError as error:
         raise refusal(out, error) from None
 
@@ -93,6 +95,7 @@ def render(page: Page) -> str:
             colours=Markup(style_sheet()),
             style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
             summed_up=SUMMED_UP,
+            least_items=LEAST_ITEMS,
         )
     )
 

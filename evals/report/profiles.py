@@ -112,8 +112,9 @@ def set_limits(axes: Axes, alike: Sequence[Point], control: Mapping[str, Reading
     readings = [point.reading for point in alike]
     readings += [control[point.path] for point in alike if point.path in control]
     ends = [end for r in readings for end in (r.low, r.high, r.value) if math.isfinite(end)]
-    margin = 0.04 * (max(*ends, 0.0) - min(*ends, 0.0))
-    axes.set_xlim(min(*ends, 0.0) - margin, max(*ends, 0.0) + margin)
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    margin = 0.04 * (high - low) or 1.0  # where all are 0, or no number
+    axes.set_xlim(low - margin, high + margin)
     axes.locator_params(axis="x", nbins=5)
     axes.axvline(0, color=light("muted"), linewidth=1)
 

@@ -111,11 +111,17 @@ def head_facts(run: Run, evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def list_warnings(evidence: Evidence) -> list[str]:
-    """Repeat what the results warn of."""
+    """Repeat what the results warn of, and say what is not on the page."""
     return [
-        f"{result.evaluation}: {one_line(warning, most=300)}"
-        for result in evidence.own.values()
-        for warning in result.warnings
+        *(
+            f"{result.evaluation}: {one_line(warning, most=300)}"
+            for result in evidence.own.values()
+            for warning in result.warnings
+        ),
+        *(
+            f"{one_line(file.name)}: figures of evaluate throughput are not on this page"
+            for file in evidence.passed_over
+        ),
     ]
 
 

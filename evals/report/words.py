@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from evals.contract import shorten
@@ -10,6 +11,14 @@ from evals.contract import shorten
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 NOTHING = "\N{EN DASH}"
 SCALES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def name_apart(names: Sequence[str]) -> list[str]:
+    """Number those names that are not the only ones of their kind, by their places."""
+    return [
+        name if names.count(name) == 1 else f"{name} ({number})"
+        for number, name in enumerate(names, start=1)
+    ]
 
 
 def plain(text: object) -> str:

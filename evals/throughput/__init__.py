@@ -11,6 +11,7 @@ import contextlib
 import sys
 from pathlib import Path
 
+from evals.contract import prove_writable
 from evals.throughput.bench import Bench, Section
 from evals.throughput.cold import FIRST_STEP
 from evals.throughput.decode import DECODE
@@ -62,6 +63,8 @@ def check(bench: Bench) -> None:
     options = bench.options
     if options.out and not Path(options.out).absolute().parent.is_dir():
         raise ConfigError(f"out={options.out}: its folder does not exist")
+    if options.out and is_first():
+        prove_writable(options.out)
     if ranks_started() > 1 and options.names() != ["zero"]:
         raise ConfigError(
             f"sections={options.sections}: of several ranks only zero can be asked; start the "

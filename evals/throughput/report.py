@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from evals.contract import finite
 from evals.throughput.bench import Bench, Case, Row, Section
 from evals.throughput.processes import is_first, ranks_started
 from helix import config as configs
@@ -85,7 +86,7 @@ class Report:
 
     def to_json(self) -> str:
         """Write all of it as JSON."""
-        return json.dumps(without_nan(self.to_dict()), indent=1) + "\n"
+        return json.dumps(finite(self.to_dict()), indent=1) + "\n"
 
     def write(self) -> None:
         """Write the file that was asked for."""
@@ -164,12 +165,3 @@ def as_cell(value: Any) -> str:
     if not isinstance(value, float):
         return str(value)
     return "-" if value != value else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def without_nan(tree: Any) -> Any:
-    """Replace what is not known by null: JSON has no NaN."""
-    if isinstance(tree, Mapping):
-        return {key: without_nan(value) for key, value in tree.items()}
-    if isinstance(tree, Sequence) and not isinstance(tree, str):
-        return [without_nan(value) for value in tree]
-    return None if isinstance(tree, float) and tree != tree else tree

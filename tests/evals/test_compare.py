@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evals.compare import compare, compare_files, print_comparison
+from evals.compare import compare, compare_files, compare_measure, judge, print_comparison
 from evals.contract import (
     Measure,
     Result,
@@ -139,6 +139,50 @@ def test_items_that_are_no_numbers_are_written_and_read_as_such(tmp_path):
     assert math.isnan(again.measures["broken"].numerators[1])
     (found,) = compare(again, result)
     assert not found.is_better
+
+
+@pytest.mark.parametrize("is_lower_better", [True, False])
+def test_a_figure_that_is_no_number_is_neither_better_nor_worse(is_lower_better):
+    whole, broken = (
+        Measure.mean([first, *[1.0] * 9], unit="x", is_lower_better=is_lower_better)
+        for first in (2.0, math.nan)
+    )
+    for pair in ((whole, broken), (broken, whole)):
+        found = compare_measure("facts", "x", *pair)
+        assert (found.is_clear, found.is_better, judge(found)) == (False, False, "no number")
+
+
+def test_few_items_give_no_verdict():
+    for n_items in range(1, 12):
+        ours, theirs = (
+            Measure.mean([value] * n_items, unit="share", is_lower_better=False)
+            for value in (0.0, 1.0)
+        )
+        told = judge(compare_measure("recall", "x", ours, theirs))
+        assert told == ("better" if n_items >= 8 else "too few items")
+
+
+@pytest.mark.parametrize("n_items", [2, 3, 300])
+def test_a_share_of_none_or_all_is_not_known_for_certain(n_items):
+    none, all_of_them = (
+        Measure.mean([value] * n_items, unit="share", is_lower_better=False) for value in (0.0, 1.0)
+    )
+    low, high = none.interval_95
+    assert low == 0
+    assert (1 - high) ** n_items == pytest.approx(0.025)  # so seldom are none seen of so many
+    assert all_of_them.interval_95 == pytest.approx((1 - high, 1))
+
+
+def test_a_figure_that_is_no_number_is_written_as_unknown_wherever_it_stands():
+    figures = {"by_position": {"0-63": math.nan}, "interval": (math.inf, 1.0), "told": ["x", 2]}
+    text = to_json([result_of(figures=figures, settings={"limit": math.nan})])
+    told = json.loads(text)["results"][0]
+    assert told["figures"] == {
+        "by_position": {"0-63": None},
+        "interval": [None, 1.0],
+        "told": ["x", 2],
+    }
+    assert told["settings"] == {"limit": None}
 
 
 def test_a_measure_of_no_items_is_written_as_unknown():

@@ -257,6 +257,9 @@ def test_what_is_asked_can_be_narrowed_and_twins_stay_together():
         (json.dumps(dataclasses.asdict(item_of(answer=""))), "a field is empty"),
         (json.dumps(dataclasses.asdict(item_of(distractors={"hard": []}))), "give distractors"),
         (json.dumps(dataclasses.asdict(item_of(distractors={"odd": ["x"]}))), "hardnesses are"),
+        (json.dumps(dataclasses.asdict(item_of(answer="Blei"))), "is the answer, or is given"),
+        (json.dumps(dataclasses.asdict(item_of(distractors={"hard": ["x", "x"]}))), "given twice"),
+        ("\n".join(2 * [item_of().to_line()]), "id x/0 is there 2 times in de"),
         ("", "no items; give"),
     ],
 )
@@ -265,6 +268,12 @@ def test_lines_that_are_no_items_are_named(tmp_path, line, message):
     path.write_text(line + "\n")
     with pytest.raises(DataError, match=message):
         read_items(path)
+
+
+def test_a_separator_of_unicode_s_ends_no_line(tmp_path):
+    item = item_of(prompt="Zeile\u2028zwei ist")
+    write_items([item], tmp_path)
+    assert read_items(tmp_path) == [item]
 
 
 def test_a_trained_run_is_asked_and_twice_gives_the_same_text(trained_run, capsys):

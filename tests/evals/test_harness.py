@@ -130,6 +130,7 @@ def test_our_numbers_equal_the_harness_on_a_shared_task(examinee, folder, bos, n
         expected = theirs["results"][name][f"{metric},none"]
         assert run.measures[metric].value == pytest.approx(expected, abs=1e-6)
         assert run.aggregates[f"{metric},none"] == expected
+        assert run.measures[metric].unit == "share"  # so that none of 3 right has an interval
 
 
 def test_texts_cost_what_the_harness_says(examinee, folder):

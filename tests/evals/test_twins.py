@@ -1,3 +1,4 @@
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -39,6 +40,14 @@ def test_a_gap_is_told_per_byte_and_per_document():
     measures = measure_twins(TEXTS)
     assert measures["twins/de-en/de/bits_per_byte"].value == pytest.approx(400 / 300)
     assert measures["twins/de-en/gap_per_document"].value == pytest.approx(400 / 300)
+
+
+def test_a_gap_is_the_larger_over_the_smaller_whatever_the_languages_are_called():
+    others = {"de": "en", "en": "de"}
+    turned = [dataclasses.replace(text, language=others[text.language]) for text in TEXTS]
+    one, other = (measure_twins(texts)["twins/de-en/gap_per_document"] for texts in (TEXTS, turned))
+    assert one == other
+    assert one.value > 1
 
 
 def test_no_gap_is_told_without_twins():

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from evals.contract import save_results
+from evals.contract import read_results, save_results
 from evals.report.abilities import comparable, facts_section, recall_section
 from evals.report.blocks import Figure, Missing
 from evals.report.events import count_events
 from evals.report.evidence import Evidence, collect, read, set_of, shares_set
 from evals.report.gather import gather
+from evals.report.held_out import bits_rows
+from evals.report.missing import missing_parts
+from evals.report.sheet import list_warnings
 from evals.report.words import NOTHING
 from helix.config import ConfigError
 from helix.data.files import hash_file
@@ -104,6 +107,43 @@ def test_the_newest_step_is_shown_and_fast_kernels_before_reference(gathered, tm
     evidence = collect(run, str(tmp_path / "r.json"))
     assert evidence.own["recall"].subject == new
     assert len(evidence.older) == 2
+
+
+def test_a_checkpoint_that_is_there_comes_before_another_run_s_of_this_folder(
+    trained_run, tmp_path
+):
+    run = gather(trained_run.run_dir)
+    assert run.checkpoint is not None
+    newest = made.subject(run.run_dir, step=20, checkpoint=run.checkpoint.digest)
+    gone = made.subject(run.run_dir, step=300)
+    for name, results in (("both", [newest, gone]), ("gone", [gone])):
+        save_results([made.recall_result(own) for own in results], tmp_path / f"{name}.json")
+    evidence = collect(run, str(tmp_path / "both.json"))
+    assert evidence.own["recall"].subject == newest
+    told = missing_parts(run, collect(run, str(tmp_path / "gone.json")))
+    assert any("of a checkpoint that is there no longer" in why for _, why, _ in told)
+
+
+def test_controls_of_one_name_are_told_apart(gathered):
+    run, evidence = gathered
+    ours = evidence.own["bits_per_byte"]
+    peers = [
+        made.bits_result(made.subject("checkpoint-1000", step=None, checkpoint=c * 64), worse=worse)
+        for c, worse in (("a", 0.1), ("b", 0.2))
+    ]
+    rows = bits_rows(run, Evidence(own={"bits_per_byte": ours}, others=peers))
+    assert {tuple(row.controls) for row in rows} == {("checkpoint-1000 (1)", "checkpoint-1000 (2)")}
+
+
+def test_figures_of_throughput_beside_results_are_passed_over_and_named(gathered, tmp_path):
+    run, evidence = gathered
+    save_results(list(evidence.own.values()), tmp_path / "suite.json")
+    (tmp_path / "speed.json").write_text(json.dumps({"device": "cpu", "sections": {}}))
+    found = collect(run, str(tmp_path))
+    assert found.own == evidence.own
+    assert "speed.json: figures of evaluate throughput" in list_warnings(found)[-1]
+    with pytest.raises(ConfigError, match=r"speed.json: figures of evaluate throughput, no result"):
+        read_results(tmp_path / "speed.json")
 
 
 def test_results_that_are_not_there_are_refused(gathered):

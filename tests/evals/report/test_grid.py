@@ -93,6 +93,22 @@ def test_nothing_is_judged_that_was_not_measured(tmp_path):
     assert {check.seen for own in abilities for check in own.checks} == {"\N{EN DASH}"}
 
 
+def test_too_few_items_are_not_judged(gathered):
+    run, evidence = gathered
+    few = {}
+    for name in ("recall", "decoding", "facts"):
+        own = evidence.own[name]
+        perfect = {
+            path: dataclasses.replace(measure, numerators=2 * [good], denominators=2 * [1.0])
+            for path, measure in own.measures.items()
+            for good in [0.0 if measure.is_lower_better else 1.0]
+        }
+        few[name] = dataclasses.replace(own, measures=perfect)
+    for name in ("Long-range recall", "Decoding", "Facts"):
+        found = verdicts(run, Evidence(own=few), name)
+        assert set(found.values()) == {"not measured"}, name
+
+
 def test_a_dataset_of_other_content_than_the_run_s_is_seen(trained_run):
     run = gather(trained_run.run_dir)
     assert verdicts(run, Evidence(), "Data")["is what it was trained on"] == "works"

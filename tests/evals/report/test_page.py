@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import evals.report
+from evals.contract import save_results
 from evals.report.options import ReportOptions
 from evals.report.sheet import report
 from helix.config import ConfigError
@@ -128,6 +131,24 @@ def test_figures_that_are_not_finite_or_not_numbers_are_no_figures(tmp_path):
     metrics_path(tmp_path).write_text("".join(json.dumps(own) + "\n" for own in lines))
     page = report(ReportOptions(run_dir=str(tmp_path)))[0]
     assert "Training loss: not measured" in Outline(page).words
+
+
+def test_a_result_without_a_number_makes_a_page(trained_run, tmp_path):
+    own = made.subject(trained_run.run_dir)
+    broken = []
+    for result in (made.bits_result(own), made.facts_result(own), made.decoding_result(own)):
+        measures = {
+            path: dataclasses.replace(measure, numerators=[math.nan] * len(measure.numerators))
+            for path, measure in result.measures.items()
+        }
+        broken.append(dataclasses.replace(result, measures=measures))
+    for source in broken[0].figures["sources"].values():
+        source["nats_per_token_by_position"] = {"0-63": math.nan}
+    broken[0].figures["twins"]["de/en"] = {"gap_interval_95": (math.nan, math.nan)}
+    save_results(broken, tmp_path / "r.json")
+    out = str(tmp_path / "r.html")
+    options = ReportOptions(run_dir=own.name, results=str(tmp_path / "r.json"), out=out)
+    assert "no result of bits_per_byte in numbers" in Outline(report(options)[0]).words
 
 
 @pytest.mark.parametrize(
