@@ -22,7 +22,7 @@ from helix import kernels
 from helix.config import ConfigError, RunConfig, read_saved, saved_path, write_whole
 from helix.models import build_on_meta
 from helix.presets import PRESETS
-from helix.tokenizer import load_tokenizer
+from helix.tokenizer import SentencePieceTokenizer, load_tokenizer
 from helix.training import checkpoint
 from helix.training.checkpoint import TensorReader
 from helix.training.checkpoint.files import Entry, write_tensors
@@ -152,9 +152,9 @@ def write_index(file: Path, index: Mapping[str, str], n_bytes: int) -> None:
 
 def copy_tokenizer(config: RunConfig, out: Path) -> None:
     """Put the tokenizer's file beside the weights; one of bytes has none."""
-    load_tokenizer(config.tokenizer)  # or a damaged one would be handed on
-    if config.tokenizer.path is not None:
-        shutil.copyfile(config.tokenizer.path, out / "tokenizer.model")
+    tokenizer = load_tokenizer(config.tokenizer)  # or a damaged one would be handed on
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        shutil.copyfile(tokenizer.model_file, out / "tokenizer.model")
 
 
 def print_list(options: ListConfig) -> None:

@@ -123,8 +123,8 @@ class SentencePieceTokenizer(Tokenizer):
     """
 
     def __init__(self, model_file: str | os.PathLike[str]) -> None:
-        self.model_file = str(model_file)
-        serialized = read_model(Path(model_file))
+        self.model_file = os.path.expanduser(model_file)  # in tokenizer.path=~/x no shell does
+        serialized = read_model(Path(self.model_file))
         self.processor = sentencepiece.SentencePieceProcessor()
         try:
             self.processor.LoadFromSerializedProto(serialized)

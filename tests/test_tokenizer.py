@@ -1,4 +1,5 @@
 import random
+from pathlib import Path
 
 import pytest
 import sentencepiece
@@ -186,6 +187,13 @@ def test_load_gives_the_tokenizer_that_the_config_names(tokenizers):
     config = TokenizerConfig(kind="sentencepiece", path=tokenizers["bpe"].model_file)
     assert load_tokenizer(config).fingerprint == tokenizers["bpe"].fingerprint
     assert isinstance(load_tokenizer(TokenizerConfig(kind="byte")), ByteTokenizer)
+
+
+def test_a_model_below_home_may_be_called_by_a_tilde(tokenizers, monkeypatch):
+    model = Path(tokenizers["bpe"].model_file)
+    monkeypatch.setenv("HOME", str(model.parent))
+    loaded = load_tokenizer(TokenizerConfig(path=f"~/{model.name}"))
+    assert loaded.fingerprint == tokenizers["bpe"].fingerprint
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from helix.config import ConfigError, RunConfig, read_saved, saved_path
 from helix.data import DataError
 from helix.data.files import hash_file
 from helix.data.manifest import Manifest
+from helix.data.store import expand_home
 from helix.presets import PRESETS
 from helix.training import attempts
 from helix.training.checkpoint import CheckpointError, Saved, list_saved, read_state
@@ -156,7 +157,7 @@ def read_dataset(
     folder: Path, config: RunConfig | None, problems: dict[str, str]
 ) -> Manifest | None:
     """Read the manifest of a run's data, where its config says, or in the run's own folder."""
-    named = Path(config.data.path) if config and config.data.path else folder / "data"
+    named = expand_home(config.data.path) if config and config.data.path else folder / "data"
     tried = [named, folder / "data"]  # a run's folder may have been copied with its data
     path = next((path for path in tried if (path / "manifest.json").is_file()), named)
     try:

@@ -136,6 +136,8 @@ class Manifest:
                 f"{file}: damaged (id_dtype is {manifest.id_dtype!r:.40}, not one of "
                 f"{', '.join(ID_DTYPES)}); make the dataset again"
             )
+        if not manifest.splits.get("train"):
+            raise DataError(f"{file}: damaged (no source to train on); make the dataset again")
         check_names(manifest, file)
         return manifest
 

@@ -98,7 +98,7 @@ def open_store(path: str | Path, cache: str | Path = "") -> Store:
 
 
 def expand_home(path: str | Path) -> Path:
-    """Put the home folder in place of "~": in data.path=~/x no shell does."""
+    """Put the home folder in place of "~": after a name with a dot, no shell does it."""
     return Path(os.path.expanduser(path))
 
 

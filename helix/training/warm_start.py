@@ -11,6 +11,7 @@ from pathlib import Path
 from helix import config as configs
 from helix import distributed
 from helix.config import ConfigError, RunConfig
+from helix.data.store import expand_home
 from helix.training.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -53,7 +54,7 @@ def find_origin(config: RunConfig) -> Origin | None:
     name = config.training.warm_start
     if not name or saved_steps(checkpoints_dir(config.run_dir)):
         return None
-    folder = Path(name).absolute()
+    folder = expand_home(name).absolute()
     is_checkpoint = (folder / MANIFEST).exists()
     run_dir = folder.parent.parent if is_checkpoint else folder
     # Every byte is read and hashed, which one rank does for all.

@@ -90,6 +90,7 @@ def test_a_damaged_manifest_is_refused_by_name(dataset_path, content):
         ("manifest", {"id_dtype": ">u2"}),
         ("manifest", {"id_dtype": None}),
         ("manifest", {"tokenizer_fingerprint": 7}),
+        ("manifest", {"splits": {"train": {}, "validation": {}}}),
         ("source", {"n_documents": "51"}),
         ("source", {"licences": [1]}),
         ("source", {"shards": []}),
