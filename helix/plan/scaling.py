@@ -11,7 +11,8 @@ arXiv:1910.02054, section 7):
 
 They pass at the bus bandwidth of NCCL's rings, within a node or between nodes, whichever is less;
 each collective call also takes N - 1 hops. What DeepSpeed does beside that is taken as so much time
-a block and micro-batch, found on two GPUs (MACHINERY_S); nothing beyond two has been measured.
+a block and micro-batch, found on two GPUs (MACHINERY_S); nothing beyond two has been measured, nor
+since stages 1 and 2 send their gradients in our way (helix.training.sending).
 """
 
 import math

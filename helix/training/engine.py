@@ -25,7 +25,7 @@ from helix.models.base import LanguageModel, ModelState, Output, Piece, TokenSco
 from helix.training.ds_settings import compose_ds_config
 from helix.training.optimizer import build_optimizer, is_time_scale
 from helix.training.pace import ForwardTimer
-from helix.training.sending import GROUP_SIZE, Sending
+from helix.training.sending import GROUP_SIZE, sums_of, told_to_deepspeed
 from helix.training.veto import Accept, Veto, accept_finite, drop_plain_step
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names
@@ -186,12 +186,9 @@ class Engine:
         self.stage: int = zero.get("stage", 0)
         self.n_accumulations: int = self.settings["gradient_accumulation_steps"]
         self.clip_norm = config.training.clip_norm
-        is_bf16: bool = self.settings["bf16"]["enabled"]
         self.device = local_device()
-        sends_early = (
-            is_bf16 and self.stage == 1 and self.world_size > 1 and zero.get("overlap_comm", False)
-        )
-        group_size = zero.get("reduce_bucket_size", GROUP_SIZE) if sends_early else math.inf
+        sums = sums_of(self.settings) if self.world_size > 1 else None
+        group_size = zero.get("reduce_bucket_size", GROUP_SIZE) if sums else math.inf
         # Stage 3 keeps all weights in one buffer, which has one dtype.
         kept = () if self.stage == 3 else time_scales(model)
         # What it prints is its memory on the way.
@@ -204,7 +201,7 @@ class Engine:
                     is_fused=self.device.type == "cuda",
                     n_elements_per_group=group_size,
                 ),
-                config=self.settings,
+                config=told_to_deepspeed(self.settings),
                 dist_init_required=False,
             )
         self.engine: Any = engine  # its own types know no one class of its optimizer
@@ -213,9 +210,7 @@ class Engine:
         self.forward_timer = ForwardTimer(self.device)
         self.model = model  # DeepSpeed takes it as it is
         self.parameters = dict(self.engine.module.named_parameters())
-        self.sending = (
-            Sending(self.engine.optimizer, [*self.parameters.values()]) if sends_early else None
-        )
+        self.sending = sums and sums(engine.optimizer, [*self.parameters.values()])
 
     @classmethod
     def build(cls, config: RunConfig) -> "Engine":
@@ -243,7 +238,7 @@ class Engine:
 
     def save_settings(self, path: Path) -> None:
         """Write the configuration in effect: ours, and what DeepSpeed made of its ZeRO section."""
-        zero = json.loads(self.engine._config.zero_config.model_dump_json())
+        zero = json.loads(self.engine._config.zero_config.model_dump_json()) | {"stage": self.stage}
         settings = {**self.settings, "zero_optimization": zero}
         write_whole(path, json.dumps(settings, indent=1) + "\n")
 
@@ -281,6 +276,8 @@ class Engine:
         if self.sending is not None:
             self.sending.begin(is_last=is_last)
         self.engine.backward(output.loss * scale)
+        if self.sending is not None:
+            self.sending.end()
         if not is_last:
             self.engine.step()  # only counts the micro-batch
         return output.loss.detach()
@@ -377,6 +374,7 @@ class Engine:
         self.engine.destroy()
         self._adamw.state.clear()
         self._adamw.param_groups.clear()
+        self.sending = None
         for parameter in self.parameters.values():
             vars(parameter).clear()
             parameter.grad = None

@@ -1,14 +1,20 @@
-"""Sending gradients while the backward pass goes on: bf16 at stage 1 on several ranks.
+"""Sending gradients while the backward pass goes on: bf16 at stages 1 and 2 on several ranks.
 
 The optimizer's groups are cut small (`reduce_bucket_size` of the ds_configs file), and one is
 summed over the ranks as soon as its last gradient is there. All ranks send them in one order, from
 the model's end to its beginning, whatever order their gradients come in.
+
+Stage 2 is DeepSpeed's optimizer of stage 1 with sums of a rank's own partitions alone: a group's
+gradients are put together for as long as they are sent, after each micro-batch.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
@@ -33,45 +39,177 @@ class Sending:
         self.optimizer = optimizer
         self.order = last_first(optimizer.bf16_groups, parameters)
         self.missing: list[set[int]] = []
-        self.works: list[dist.Work | None] = []
-        self.is_last = False
+        self.n_sent = 0
+        self.sends = False
         self.n_early = 0
+        self.works: list[dist.Work | None] = []
         for group, members in enumerate(optimizer.bf16_groups):
             for index, parameter in enumerate(members):
                 parameter.register_post_accumulate_grad_hook(partial(self._take, group, index))
-        optimizer.get_grads_for_reduction = self.finish
+        optimizer.get_grads_for_reduction = lambda: ([], {})  # none is left for DeepSpeed
 
     def begin(self, *, is_last: bool) -> None:
-        """Expect a backward pass; after a step's last one groups are sent as they fill."""
-        self.is_last = is_last
+        """Expect a backward pass: a step's last, or another one before it."""
+        self.sends = is_last
+        self.n_sent = 0
         self.missing = [set(range(len(group))) for group in self.optimizer.bf16_groups]
 
-    def finish(self) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
-        """Send what is left after a step's last backward pass, and await all; see bf16."""
-        self.n_early = len(self.works)
-        while len(self.works) < len(self.order):
-            self._send_next()
+    def end(self) -> None:
+        """Send what the backward pass has left to send, and await all."""
+        if self.sends:
+            self.n_early = self.n_sent
+            while self.n_sent < len(self.order):
+                self._send_next()
+            self.collect()
+
+    def move(self, group: int, index: int) -> None:
+        """Put one parameter's gradient to what is sent of its group."""
+        bf16.move_gradient(self.optimizer, group, index)
+
+    def send(self, group: int) -> None:
+        """Begin to send a group, of which all gradients are there that will be."""
+        self.works.append(bf16.send_group(self.optimizer, group))
+
+    def collect(self) -> None:
+        """Await all that was sent."""
         bf16.await_all(self.works)
         self.works = []
-        return [], {}
 
     def _take(self, group: int, index: int, _: Tensor) -> None:
-        if group in self.order[: len(self.works)]:
+        if group in self.order[: self.n_sent]:
             raise RuntimeError(
                 "a parameter was given a gradient twice in one backward pass, the second after the "
                 'first was sent; say "overlap_comm": false in a file for training.deepspeed'
             )
-        bf16.move_gradient(self.optimizer, group, index)
+        self.move(group, index)
         self.missing[group].discard(index)
         while (
-            self.is_last
-            and len(self.works) < len(self.order)
-            and not self.missing[self.order[len(self.works)]]
+            self.sends
+            and self.n_sent < len(self.order)
+            and not self.missing[self.order[self.n_sent]]
         ):
             self._send_next()
 
     def _send_next(self) -> None:
-        self.works.append(bf16.send_group(self.optimizer, self.order[len(self.works)]))
+        self.send(self.order[self.n_sent])
+        self.n_sent += 1
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A group that is on its way: all of its gradients, and what this rank will have of them."""
+
+    work: Any  # torch's own types know several
+    group: int
+    whole: Tensor
+    own: Tensor
+
+
+class Partitioning(Sending):
+    """Keeps of the sums this rank's partitions alone, as stage 2 does.
+
+    Attributes:
+        is_half: Whether bf16 gradients are sent as they are, not in fp32.
+    """
+
+    def __init__(
+        self, optimizer: Any, parameters: Sequence[Tensor], *, is_half: bool = False
+    ) -> None:
+        """Hook into the parameters, and take the place of the optimizer's own sums."""
+        super().__init__(optimizer, parameters)
+        self.is_half = is_half
+        self.holds_sum = [False] * len(self.order)
+        self.gathered: dict[int, Tensor] = {}
+        self.under_way: deque[Sent] = deque()
+        optimizer.update_hp_grads = lambda **_: None
+        optimizer.clear_hp_grads = self.forget
+        optimizer.fp32_groups_gradient_flat_partition = [
+            torch.empty_like(weights) for weights in optimizer.fp32_groups_flat_partition
+        ]
+        for whole_sums in (
+            optimizer.fp32_groups_gradients_flat,
+            optimizer.fp32_groups_actual_gradients_flat,
+            optimizer.fp32_groups_gradients,
+            optimizer.fp32_groups_gradient_dict,
+            optimizer.non_expert_gradients,
+        ):
+            whole_sums.clear()
+
+    def begin(self, *, is_last: bool) -> None:
+        """Expect a backward pass, after each of which the sums are sent."""
+        super().begin(is_last=True)
+
+    def move(self, group: int, index: int) -> None:
+        """Put a gradient to its place among those of its group."""
+        parameter = self.optimizer.bf16_groups[group][index]
+        places = self._places(group)
+        places[index].copy_(parameter.grad.reshape(-1))
+        parameter.grad = None
+
+    @torch.no_grad()
+    def send(self, group: int) -> None:
+        """Begin to send a group; await the one before, so that two are held at a time."""
+        *places, padding = self._places(group)
+        for index in self.missing[group]:
+            places[index].zero_()
+        padding.zero_()
+        whole = self.gathered.pop(group)
+        total = self.optimizer.fp32_groups_gradient_flat_partition[group]
+        is_first = not self.holds_sum[group] and whole.dtype == total.dtype
+        own = total if is_first else torch.empty_like(total, dtype=whole.dtype)
+        work = dist.reduce_scatter_tensor(
+            own, whole, group=self.optimizer.real_dp_process_group[group], async_op=True
+        )
+        self.under_way.append(Sent(work, group, whole, own))
+        while len(self.under_way) > 2:
+            self._add(self.under_way.popleft())
+
+    def collect(self) -> None:
+        """Await all that was sent."""
+        while self.under_way:
+            self._add(self.under_way.popleft())
+
+    def forget(self) -> None:
+        """Let the next gradients take the place of the sums."""
+        self.holds_sum = [False] * len(self.order)
+
+    @torch.no_grad()
+    def _add(self, sent: Sent) -> None:
+        sent.work.wait()
+        total = self.optimizer.fp32_groups_gradient_flat_partition[sent.group]
+        if sent.own is not total:
+            (total.add_ if self.holds_sum[sent.group] else total.copy_)(sent.own)
+        self.holds_sum[sent.group] = True
+
+    def _places(self, group: int) -> Sequence[Tensor]:
+        flat = self.optimizer.bf16_groups_flat[group]
+        if group not in self.gathered:
+            dtype = flat.dtype if self.is_half else torch.float32
+            self.gathered[group] = torch.empty_like(flat, dtype=dtype, requires_grad=False)
+        sizes = [parameter.numel() for parameter in self.optimizer.bf16_groups[group]]
+        return self.gathered[group].split([*sizes, flat.numel() - sum(sizes)])
+
+
+def is_flat(settings: Mapping[str, Any]) -> bool:
+    """Tell whether gradients are summed in a BF16_Optimizer's flat buffers, by us."""
+    zero = settings.get("zero_optimization", {})
+    is_here = "offload_optimizer" not in zero  # else the optimizer is on the host
+    return settings["bf16"]["enabled"] and zero.get("stage") in (1, 2) and is_here
+
+
+def told_to_deepspeed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give DeepSpeed's configuration of a run: stage 2 in bf16 is stage 1 to it, with our sums."""
+    if not is_flat(settings):
+        return dict(settings)
+    return {**settings, "zero_optimization": {**settings["zero_optimization"], "stage": 1}}
+
+
+def sums_of(settings: Mapping[str, Any]) -> Callable[[Any, Sequence[Tensor]], Sending] | None:
+    """Choose how a run on several ranks sends gradients early; None where it does not."""
+    zero = settings.get("zero_optimization", {})
+    if is_flat(settings) and zero["stage"] == 2:
+        return partial(Partitioning, is_half=settings["communication_data_type"] == "bf16")
+    return Sending if is_flat(settings) and zero.get("overlap_comm", False) else None
 
 
 def last_first(groups: Sequence[Sequence[Tensor]], parameters: Sequence[Tensor]) -> list[int]:

@@ -34,7 +34,10 @@ class Flat(SimpleNamespace):
             fp32_groups_gradients=[
                 list(sums[:-1].split(n)) for sums, n in zip(flat, lengths, strict=True)
             ],
-            fp32_groups_gradients_flat=flat,
+            fp32_groups_gradients_flat=list(flat),
+            fp32_groups_actual_gradients_flat=[sums[:-1] for sums in flat],
+            fp32_groups_gradient_dict={},
+            non_expert_gradients=list(flat),
             fp32_groups_gradient_flat_partition=flat,
             fp32_groups_flat_partition=weights,
             fp32_groups_has_gradients=[[False] * len(group) for group in groups],

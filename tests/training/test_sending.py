@@ -1,5 +1,6 @@
 """Gradients sent from the backward pass are those that would be sent after it."""
 
+import gc
 import json
 
 import pytest
@@ -12,31 +13,27 @@ from helix.models import build_model, build_on_meta
 from helix.presets import PRESETS
 from helix.training.engine import Engine, join_ranks
 from helix.training.optimizer import build_optimizer, cut
-from helix.training.sending import Sending, last_first
+from helix.training.sending import Partitioning, Sending, last_first
 from tests.training.runs import with_words
 from tests.training.test_bf16 import Flat
-from tests.training.test_engine import take_steps
+from tests.training.test_engine import norms_of, take_steps
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("micro_batch_rows", [1, 2])
+@pytest.mark.parametrize(("stage", "micro_batch_rows"), [(1, 1), (1, 2), (2, 2)])
 def test_two_ranks_send_early_what_they_would_send_late(
-    tiny_run, two_ranks, tmp_path, micro_batch_rows
+    tiny_run, two_ranks, tmp_path, stage, micro_batch_rows
 ):
-    early, late = (
-        two_ranks.run(
-            weights_and_sent,
-            with_words(
-                tiny_run(
-                    "training.precision=bf16",
-                    "training.clip_norm=0",  # or the order in which the norm is summed would show
-                    f"training.deepspeed={stage_1(tmp_path, overlap_comm=overlaps)}",
-                ),
-                micro_batch_rows=micro_batch_rows,
-            ),
+    def run(stage, *, overlap_comm):
+        words = (
+            "training.precision=bf16",
+            "training.clip_norm=0",  # or the order in which the norm is summed would show
+            f"training.deepspeed={file_of(tmp_path, stage=stage, overlap_comm=overlap_comm)}",
         )
-        for overlaps in (True, False)
-    )
+        config = with_words(tiny_run(*words), micro_batch_rows=micro_batch_rows)
+        return two_ranks.run(weights_and_sent, config)
+
+    early, late = run(stage, overlap_comm=True), run(1, overlap_comm=False)
     for (n_early, n_groups, weights), (_, n_together, expected) in zip(early, late, strict=True):
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[name], expected[name]) for name in weights)
@@ -44,10 +41,55 @@ def test_two_ranks_send_early_what_they_would_send_late(
         assert n_early >= n_groups - 3  # norms, time scales and the embedding fill at the end
 
 
-def stage_1(folder, *, overlap_comm: bool) -> str:
-    file = folder / f"{overlap_comm}.json"
-    zero = {"stage": 1, "overlap_comm": overlap_comm, "reduce_bucket_size": 10_000}
-    file.write_text(json.dumps({"zero_optimization": zero}))
+@pytest.mark.ranks
+@pytest.mark.parametrize("sent_as", ["fp32", "bf16"])
+def test_sums_of_a_ranks_own_partitions_over_micro_batches_are_those_of_all(
+    tiny_run, two_ranks, tmp_path, sent_as
+):
+    def norms(stage, sent_as):
+        file = file_of(tmp_path, stage=stage, communication_data_type=sent_as)
+        config = tiny_run("training.precision=bf16", f"training.deepspeed={file}")
+        ours, theirs = two_ranks.run(norms_of, with_words(config, micro_batch_rows=1))
+        assert ours == theirs
+        return ours
+
+    bound = {"fp32": 1e-4, "bf16": 1e-2}[sent_as]  # AdamW magnifies what is rounded otherwise
+    assert norms(2, sent_as) == pytest.approx(norms(1, "fp32"), rel=bound)
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize(("stage", "n_bytes"), [(1, 2 + 4 + 4 / 2), (2, 2 + 4 / 2 + 4 / 2)])
+def test_a_rank_holds_weights_sums_and_masters_and_no_more(
+    tiny_run, two_ranks, tmp_path, stage, n_bytes
+):
+    file = file_of(tmp_path, stage=stage)
+    config = tiny_run("training.precision=bf16", f"training.deepspeed={file}")
+    held = two_ranks.run(bytes_a_parameter, with_words(config, micro_batch_rows=1))
+    assert held == pytest.approx([n_bytes] * 2, rel=0.03)
+
+
+def bytes_a_parameter(config) -> float:
+    join_ranks()
+    before = bytes_of_tensors()
+    engine = Engine(build_model(config.model, seed=0, device="cpu"), config)
+    held = bytes_of_tensors() - before
+    n_parameters = sum(p.numel() for p in engine.parameters.values())
+    engine.release()
+    return held / n_parameters
+
+
+def bytes_of_tensors() -> int:
+    gc.collect()
+    tensors = [held for held in gc.get_objects() if isinstance(held, torch.Tensor)]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def file_of(folder, *, communication_data_type="fp32", **zero) -> str:
+    file = folder / f"{len(list(folder.iterdir()))}.json"
+    zero = {"overlap_comm": True, "reduce_bucket_size": 10_000, **zero}
+    settings = {"zero_optimization": zero, "communication_data_type": communication_data_type}
+    file.write_text(json.dumps(settings))
     return str(file)
 
 
@@ -63,18 +105,20 @@ def weights_and_sent(config):
     return n_early, n_groups, weights
 
 
+@pytest.mark.parametrize("kind", [Sending, Partitioning])
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(1, 5), min_size=1, max_size=7),
     st.integers(1, 9),
     st.data(),
 )
-def test_sums_are_right_whatever_comes_in_whatever_order(sizes, n_elements, data):
+def test_sums_are_right_whatever_comes_in_whatever_order(kind, sizes, n_elements, data):
     """Of each micro-batch some parameters have a gradient, in an order of their own."""
     join_ranks()
     flat = Flat(sizes, n_elements)
     parameters = [parameter for group in flat.bf16_groups for parameter in group]
-    sending = Sending(flat, parameters)
+    lengths = [[p.numel() for p in group] for group in flat.bf16_groups]
+    sending = kind(flat, parameters)
     for _ in range(2):
         expected = torch.zeros(len(sizes))
         n_micro_batches = data.draw(st.integers(1, 3))
@@ -84,8 +128,9 @@ def test_sums_are_right_whatever_comes_in_whatever_order(sizes, n_elements, data
             for index in drawn[: data.draw(st.integers(0, len(sizes)))]:
                 (parameters[index].sum() * (index + 1)).backward()
                 expected[index] += index + 1
-        assert flat.get_grads_for_reduction() == ([], {})
-        sums = [total for group in flat.fp32_groups_gradients for total in group]
+            sending.end()
+        own = zip(flat.fp32_groups_gradient_flat_partition, lengths, strict=True)
+        sums = [total for group, n_own in own for total in group[:-1].split(n_own)]
         assert [total.unique().tolist() for total in sums] == [[n] for n in expected.tolist()]
         flat.clear_hp_grads()
 
