@@ -8,6 +8,7 @@ Stage 2 is DeepSpeed's optimizer of stage 1 with sums of a rank's own partitions
 gradients are put together for as long as they are sent, after each micro-batch.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,11 @@ class Partitioning(Sending):
         super().__init__(optimizer, parameters)
         self.is_half = is_half
         self.holds_sum = [False] * len(self.order)
+        # Of each parameter in its group, of what fills the group up, and where that ends.
+        self.starts = [
+            [0, *itertools.accumulate(parameter.numel() for parameter in members), flat.numel()]
+            for members, flat in zip(optimizer.bf16_groups, optimizer.bf16_groups_flat, strict=True)
+        ]
         self.gathered: dict[int, Tensor] = {}
         self.under_way: deque[Sent] = deque()
         optimizer.update_hp_grads = lambda **_: None
@@ -142,17 +148,14 @@ class Partitioning(Sending):
     def move(self, group: int, index: int) -> None:
         """Put a gradient to its place among those of its group."""
         parameter = self.optimizer.bf16_groups[group][index]
-        places = self._places(group)
-        places[index].copy_(parameter.grad.reshape(-1))
+        self._place(group, index).copy_(parameter.grad.reshape(-1))
         parameter.grad = None
 
     @torch.no_grad()
     def send(self, group: int) -> None:
         """Begin to send a group; await the one before, so that two are held at a time."""
-        *places, padding = self._places(group)
-        for index in self.missing[group]:
-            places[index].zero_()
-        padding.zero_()
+        for index in (*self.missing[group], len(self.starts[group]) - 2):  # and what fills it up
+            self._place(group, index).zero_()
         whole = self.gathered.pop(group)
         total = self.optimizer.fp32_groups_gradient_flat_partition[group]
         is_first = not self.holds_sum[group] and whole.dtype == total.dtype
@@ -181,13 +184,13 @@ class Partitioning(Sending):
             (total.add_ if self.holds_sum[sent.group] else total.copy_)(sent.own)
         self.holds_sum[sent.group] = True
 
-    def _places(self, group: int) -> Sequence[Tensor]:
-        flat = self.optimizer.bf16_groups_flat[group]
+    def _place(self, group: int, index: int) -> Tensor:
         if group not in self.gathered:
+            flat = self.optimizer.bf16_groups_flat[group]
             dtype = flat.dtype if self.is_half else torch.float32
             self.gathered[group] = torch.empty_like(flat, dtype=dtype, requires_grad=False)
-        sizes = [parameter.numel() for parameter in self.optimizer.bf16_groups[group]]
-        return self.gathered[group].split([*sizes, flat.numel() - sum(sizes)])
+        start, end = self.starts[group][index : index + 2]
+        return self.gathered[group][start:end]
 
 
 def is_flat(settings: Mapping[str, Any]) -> bool:
