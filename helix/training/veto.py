@@ -61,7 +61,7 @@ class Veto:
                 self.optimizer.averaged_gradients[group] = None
                 self.optimizer.all_grad_tensors[group] = None
 
-    def _judge_all(self) -> Tensor:  # stages 1 and 2
+    def _judge_all(self) -> Tensor:  # stages 1 and 2 in fp32, or with the optimizer on the host
         own = self._flat_gradients()
         norm = torch.tensor(norm_over_ranks(own)) if own else self.norm_of_all()
         return norm if self.allows(float(norm)) else torch.full_like(norm, math.inf)

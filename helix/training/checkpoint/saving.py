@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from helix import distributed
 from helix.training.checkpoint.files import (
@@ -255,7 +254,7 @@ class Saver:
 
     def _gather(self, saving: UnderWay) -> None:
         """Hear what all ranks have written; rank 0 then seals."""
-        shares = gather(saving.job.result())
+        shares = distributed.gather(saving.job.result())
         problem = next((share.problem for share in shares if share.problem), "")
         problem = problem or find_gap(shares, saving.state)
         if problem:
@@ -351,15 +350,6 @@ def write_share(partial: Path, held: Iterable[HeldFile], is_cancelled: Callable[
             name, _, offset = key.rpartition("@")
             ranges[name].append((int(offset), n_elements))
     return Share(files=files, ranges=dict(ranges))
-
-
-def gather(share: Share) -> list[Share]:
-    """Tell every rank what each has written."""
-    if distributed.world_size() == 1:
-        return [share]
-    shares: list[Any] = [None] * distributed.world_size()
-    dist.all_gather_object(shares, share, group=distributed.host_group())  # our own ranks' only
-    return shares
 
 
 def find_gap(shares: list[Share], state: State) -> str:
