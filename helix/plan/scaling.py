@@ -25,7 +25,7 @@ from helix.models.hybrid import HybridConfig
 # was left of 370, 410 and 437 ms a step against 359 on one GPU when 9, 9 and 12 ms of sending are
 # taken off (evals/results/hybrid_two_h200.json).
 MACHINERY_S = {0: 0.0, 1: 0.0, 2: 1.5e-3, 3: 2.3e-3}
-BUCKET_ELEMENTS = 200_000_000  # as in ds_configs
+BUCKET_ELEMENTS = {0: 2e8, 1: 5e7, 2: 5e7, 3: 2e8}  # as in ds_configs, which has no stage 0
 GRADIENT_BYTES = 4
 
 
@@ -139,7 +139,7 @@ def sent(
 ) -> tuple[float, int]:
     """Count the bytes and the collective calls of a step; see the module's table."""
     n_parameters = sum(model.parameters_by_part().values())
-    n_buckets = math.ceil(n_parameters / BUCKET_ELEMENTS)
+    n_buckets = math.ceil(n_parameters / BUCKET_ELEMENTS[zero_stage])
     gradients = GRADIENT_BYTES * n_parameters
     weights = weight_bytes * n_parameters
     if zero_stage == 0:
