@@ -78,11 +78,9 @@ def facts_section(run: Run, evidence: Evidence) -> Section:
 
 def controls_of(result: Result, evidence: Evidence) -> Controls:
     """Read other models' figures of the same items, by name."""
-    named = evidence.others_of(result.evaluation)
-    others = {name: comparable(result, other) for name, other in named.items()}
     return {
         name: {point.path: point.reading for point in read_points(own)}
-        for name, own in others.items()
+        for name, own in comparable_others(result, evidence).items()
         if own.measures
     }
 
@@ -174,8 +172,7 @@ def recall_section(run: Run, evidence: Evidence) -> Section:
     if result is None or not curves:
         missing = not_evaluated(run, "recall", RECALL, "Recall by length")
         return Section(anchor="recall", title="Recall", blocks=[missing])
-    named = evidence.others_of("recall")
-    others = {name: comparable(result, other) for name, other in named.items()}
+    others = comparable_others(result, evidence)
     controls = {name: read_curves(own) for name, own in others.items() if own.measures}
     blocks: list[object] = [recall_figure(run, result, curves, controls)]
     parts = {name: own for name, own in curves.items() if name not in panels_of(curves)}
@@ -187,6 +184,12 @@ def recall_section(run: Run, evidence: Evidence) -> Section:
         why = f"That of {refused} is of other rows" if refused else "No result of one was given"
         blocks.append(no_control(run, why))
     return Section(anchor="recall", title="Recall", blocks=blocks)
+
+
+def comparable_others(result: Result, evidence: Evidence) -> dict[str, Result]:
+    """Give other models' results of an evaluation by name, with what may be compared alone."""
+    named = evidence.others_of(result.evaluation)
+    return {name: comparable(result, other) for name, other in named.items()}
 
 
 def comparable(result: Result, other: Result) -> Result:

@@ -8,6 +8,7 @@ import contextlib
 import importlib.resources
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,17 @@ def compose_ds_config(config: RunConfig, world_size: int) -> dict[str, Any]:
         "dump_state": False,
         "zero_allow_untested_optimizer": False,
     }
+
+
+def is_flat(settings: Mapping[str, Any]) -> bool:
+    """Tell whether gradients are summed in a BF16_Optimizer's flat buffers, by us."""
+    zero = settings.get("zero_optimization", {})
+    is_here = "offload_optimizer" not in zero  # else the optimizer is on the host
+    return settings["bf16"]["enabled"] and zero.get("stage") in (1, 2) and is_here
+
+
+def told_to_deepspeed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Give DeepSpeed's configuration of a run: stage 2 in bf16 is stage 1 to it, with our sums."""
+    if not is_flat(settings):
+        return dict(settings)
+    return {**settings, "zero_optimization": {**settings["zero_optimization"], "stage": 1}}

@@ -22,10 +22,10 @@ from helix.config import RunConfig, write_whole
 from helix.distributed import local_device
 from helix.models import build_model, build_shared_out
 from helix.models.base import LanguageModel, ModelState, Output, Piece, TokenScores
-from helix.training.ds_settings import compose_ds_config
+from helix.training.ds_settings import compose_ds_config, told_to_deepspeed
 from helix.training.optimizer import build_optimizer, is_time_scale
 from helix.training.pace import ForwardTimer
-from helix.training.sending import GROUP_SIZE, sums_of, told_to_deepspeed
+from helix.training.sending import GROUP_SIZE, sums_of
 from helix.training.veto import Accept, Veto, accept_finite, drop_plain_step
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's own names

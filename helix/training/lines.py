@@ -23,9 +23,17 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def append_line(path: Path, entry: dict[str, Any]) -> None:
     """Add an object, after a torn line too; it is on the disk when this returns."""
-    is_torn = path.exists() and path.read_bytes()[-1:] not in (b"\n", b"")
+    begin = "\n" if is_torn(path) else ""
     with path.open("a", encoding="utf-8") as stream:
-        line = json.dumps(entry, ensure_ascii=False)
-        stream.write(("\n" if is_torn else "") + line + "\n")
+        stream.write(begin + json.dumps(entry, ensure_ascii=False) + "\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def is_torn(path: Path) -> bool:
+    """Tell whether a file's last line has no end, and would swallow the next one."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) != b"\n"

@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from helix.config import RunConfig
-from helix.training.lines import read_lines
+from helix.training.lines import is_torn, read_lines
 from helix.training.tracking import WandbRun, key_of, loss_of
 
 Record = dict[str, float]
@@ -74,9 +74,9 @@ class Metrics:
         self.bar: Progress | None = None
         if not is_main:
             return
+        begin = "\n" if is_torn(metrics_path(config.run_dir)) else ""
         self.stream = metrics_path(config.run_dir).open("a", encoding="utf-8")
-        if self.stream.tell() and not _ends_in_newline(metrics_path(config.run_dir)):
-            self.stream.write("\n")  # a line torn by a kill must not swallow the next one
+        self.stream.write(begin)
         if config.metrics.wandb != "disabled":
             self.wandb = WandbRun(
                 config,
@@ -155,9 +155,3 @@ def _note(record: Record) -> str:
     return "held-out bits/byte: " + ", ".join(
         f"{k.split('/')[1]} {v:.3f}" for k, v in named.items()
     )
-
-
-def _ends_in_newline(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(-1, 2)
-        return stream.read(1) == b"\n"

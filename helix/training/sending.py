@@ -20,6 +20,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from helix.training import bf16
+from helix.training.ds_settings import is_flat
 
 GROUP_SIZE = 50_000_000  # elements, where a file names no size: 200 MB are sent in under a ms
 
@@ -80,7 +81,7 @@ class Sending:
         if group in self.order[: self.n_sent]:
             raise RuntimeError(
                 "a parameter was given a gradient twice in one backward pass, the second after the "
-                'first was sent; say "overlap_comm": false in a file for training.deepspeed'
+                'first was sent; take stage 1 with "overlap_comm": false for training.deepspeed'
             )
         self.move(group, index)
         self.missing[group].discard(index)
@@ -191,20 +192,6 @@ class Partitioning(Sending):
             self.gathered[group] = torch.empty_like(flat, dtype=dtype, requires_grad=False)
         start, end = self.starts[group][index : index + 2]
         return self.gathered[group][start:end]
-
-
-def is_flat(settings: Mapping[str, Any]) -> bool:
-    """Tell whether gradients are summed in a BF16_Optimizer's flat buffers, by us."""
-    zero = settings.get("zero_optimization", {})
-    is_here = "offload_optimizer" not in zero  # else the optimizer is on the host
-    return settings["bf16"]["enabled"] and zero.get("stage") in (1, 2) and is_here
-
-
-def told_to_deepspeed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Give DeepSpeed's configuration of a run: stage 2 in bf16 is stage 1 to it, with our sums."""
-    if not is_flat(settings):
-        return dict(settings)
-    return {**settings, "zero_optimization": {**settings["zero_optimization"], "stage": 1}}
 
 
 def sums_of(settings: Mapping[str, Any]) -> Callable[[Any, Sequence[Tensor]], Sending] | None:

@@ -4,22 +4,13 @@ import json
 
 import pytest
 
-from evals.contract import Result, Subject, read_results, save_results
+from evals.contract import Result, read_results, save_results
 from evals.evaluation import Evaluation, publish
 from evals.options import Options
 from helix.cli import main
 from helix.config import ConfigError
+from tests.evals.test_compare import SUBJECT
 
-SUBJECT = Subject(
-    name="runs/a",
-    checkpoint="c" * 64,
-    step=1,
-    tokenizer="t" * 64,
-    precision="fp32",
-    backends={},
-    device="cpu",
-    n_parameters=7,
-)
 RESULT = Result(evaluation="facts", subject=SUBJECT, settings={}, sets={}, measures={})
 
 
